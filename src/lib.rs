@@ -1,0 +1,5 @@
+//! lidfs: mounts an S3 bucket as an encrypted POSIX drive.
+//!
+//! The modules in layer order; imports run downward only (`tests/architecture.rs`).
+
+pub mod base;
