@@ -2,6 +2,7 @@
 //!
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
-pub mod base;
-pub mod format;
 pub mod fs;
+pub mod format;
+pub mod crypto;
+pub mod base;
