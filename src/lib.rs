@@ -2,7 +2,13 @@
 //!
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
+// The order is the layers'; a comment between keeps the formatter from sorting.
 pub mod fs;
+// Content of files.
+pub mod data;
+// Byte layouts.
 pub mod format;
+// Sealing.
 pub mod crypto;
+// Shared vocabulary.
 pub mod base;
