@@ -12,3 +12,4 @@ pub mod format;
 pub mod crypto;
 // Shared vocabulary.
 pub mod base;
+pub mod meta;
