@@ -6,10 +6,13 @@
 pub mod fs;
 // Content of files.
 pub mod data;
+// Ordered records.
+pub mod meta;
+// Object stores.
+pub mod store;
 // Byte layouts.
 pub mod format;
 // Sealing.
 pub mod crypto;
 // Shared vocabulary.
 pub mod base;
-pub mod meta;
