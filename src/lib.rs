@@ -3,4 +3,8 @@
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
 pub mod base;
+pub mod crypto;
 pub mod format;
+pub mod store;
+
+pub mod data;

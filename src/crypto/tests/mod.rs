@@ -1,0 +1,3 @@
+//! What sealing promises, and the published vectors it stands on.
+
+mod promises;
