@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn compression_off_keeps_everything_as_it_is() {
         let mut squeezer = Squeezer::new(Compression::None).unwrap();
-        assert!(squeezer.squeeze(Inode(1), &[0; 65_536]).is_none());
+        assert!(squeezer.squeeze(Inode(1), &vec![0; 65_536]).is_none());
     }
 
     #[test]

@@ -111,7 +111,9 @@ impl DiskCache {
     /// Whether anything of the pack is there. Never waits for the disk.
     pub(super) fn has(&self, pack: &Path) -> bool {
         let name = |pack: &Path| pack.filename().map(str::to_owned);
-        self.active().zip(name(pack)).is_some_and(|(cache, name)| cache.index().files.contains(&name))
+        self.active()
+            .zip(name(pack))
+            .is_some_and(|(cache, name)| cache.index().files.contains(&name))
     }
 
     /// The pack's file, which becomes the most recently used. Waits for the disk.
@@ -146,6 +148,12 @@ impl DiskCache {
             let task = Arc::clone(cache);
             cache.runtime.spawn_blocking(move || task.drain());
         }
+    }
+
+    /// Nothing waits to be written.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.as_ref().is_none_or(|cache| !cache.queue().draining)
     }
 
     /// Disk space in use.
@@ -221,10 +229,10 @@ impl Cache {
                 };
                 write
             };
-            if !self.off.load(Relaxed) {
-                if let Err(error) = self.write(&write).and_then(|()| self.evict()) {
-                    self.switch_off(&error);
-                }
+            if !self.off.load(Relaxed)
+                && let Err(error) = self.write(&write).and_then(|()| self.evict())
+            {
+                self.switch_off(&error);
             }
             // Counted until written, so that the bound is on memory in use.
             self.queue().bytes -= write.bytes.len() as u64;

@@ -30,3 +30,6 @@ pub use error::DataError;
 pub use pack::{BuiltPack, CHUNK_LEN_MAX, Chunk, PACK_CONTENT_MAX, PackContext};
 pub use reader::{BlockReader, ChunkRef, PackSeal, ReaderConfig, ReaderStats};
 pub use upload::{UploadStats, Uploader};
+
+#[cfg(test)]
+mod tests;

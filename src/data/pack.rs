@@ -121,9 +121,8 @@ impl PackContext {
         let key = self.keys.current();
         let sealer = Sealer::new(&key, &self.binding(&path), CHUNK_SIZE);
         let salt = sealer.salt();
-        let mut squeezer = Squeezer::new(self.compression).map_err(|error| {
-            DataError::Compressor { pack: number, reason: error.to_string() }
-        })?;
+        let mut squeezer = Squeezer::new(self.compression)
+            .map_err(|error| DataError::Compressor { pack: number, reason: error.to_string() })?;
         let mut body = Body::new(number, sealer);
         let mut directory = PackDirectory { entries: Vec::with_capacity(chunks.len()) };
         let mut places = Vec::with_capacity(chunks.len());

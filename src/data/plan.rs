@@ -9,8 +9,9 @@ use crate::base::{KIB, MIB, PackNumber};
 pub(super) const GAP_MAX: u64 = 64 * KIB;
 /// Longest request in bytes.
 pub(super) const REQUEST_MAX: u64 = 4 * MIB;
-/// Large reads are split over several requests, but not below this many bytes.
-pub(super) const REQUEST_SPLIT_MIN: u64 = MIB;
+/// Large reads are split over several requests, but not below this many bytes: the kernel's
+/// largest read (1 MiB) with its tags stays whole.
+pub(super) const REQUEST_SPLIT_MIN: u64 = MIB + 64 * KIB;
 
 /// Something that stands for a chunk.
 pub(super) trait Wanted {

@@ -22,12 +22,12 @@ use lru::LruCache;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::DataError;
 use super::disk_cache::{DiskCache, DiskCacheConfig};
 use super::fetch;
 use super::flight::{Claim, Desk, Ticket};
 use super::pack::{BuiltPack, CHUNK_LEN_MAX, PackContext};
 use super::plan::{plan, request_len};
-use super::DataError;
 use crate::base::{Epoch, MIB, PackNumber};
 use crate::crypto::{Opener, TAG_LEN};
 use crate::format::Place;
@@ -70,7 +70,11 @@ impl ChunkRef {
         // Sealed content is at most a block, and never empty.
         let fits = (TAG_LEN + 1..=CHUNK_LEN_MAX + TAG_LEN).contains(&(self.sealed_len as usize));
         let (pack, offset) = (self.pack, u64::from(self.offset));
-        if fits { Ok(()) } else { Err(DataError::BadReference { pack, offset, len: self.sealed_len }) }
+        if fits {
+            Ok(())
+        } else {
+            Err(DataError::BadReference { pack, offset, len: self.sealed_len })
+        }
     }
 }
 
@@ -292,7 +296,7 @@ impl BlockReader {
     /// Keeps a pack that was just uploaded on disk, if there is a disk cache with time for it.
     pub fn keep_sealed(&self, pack: &BuiltPack) {
         let mut offset = 0;
-        for part in pack.body.iter() {
+        for part in &pack.body {
             self.shared.disk.put(&pack.path, offset, part.clone());
             offset += part.len() as u64;
         }
@@ -313,6 +317,14 @@ impl BlockReader {
             memory_bytes,
             disk_bytes: self.shared.disk.bytes(),
         }
+    }
+}
+
+#[cfg(test)]
+impl BlockReader {
+    /// Nothing waits to be written to disk.
+    pub(super) fn disk_is_idle(&self) -> bool {
+        self.shared.disk.is_idle()
     }
 }
 
