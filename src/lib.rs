@@ -6,6 +6,10 @@
 pub mod fs;
 // Content of files.
 pub mod data;
+// Ordered records.
+pub mod meta;
+// Object stores.
+pub mod store;
 // Byte layouts.
 pub mod format;
 // Sealing.

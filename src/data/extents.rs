@@ -94,7 +94,7 @@ impl Span {
     }
 
     /// The part inside `from..to`.
-    fn slice(&self, from: u32, to: u32) -> Option<Self> {
+    pub fn slice(&self, from: u32, to: u32) -> Option<Self> {
         let (start, end) = (self.at.max(from), self.end().min(to));
         if start >= end {
             return None;
@@ -156,6 +156,19 @@ impl Extents {
     /// The spans, in order, to be changed in what they show.
     pub fn spans_mut(&mut self) -> &mut [Span] {
         &mut self.spans
+    }
+
+    /// The parts of the spans inside `from..to`, in order.
+    pub fn within(&self, from: u32, to: u32) -> impl Iterator<Item = Span> {
+        self.spans.iter().filter_map(move |span| span.slice(from, to))
+    }
+
+    /// The parts inside `from..to`, with zeros in the gaps.
+    pub fn filled(&self, from: u32, to: u32) -> Vec<Span> {
+        let mut filled = Self::default();
+        filled.put(from, to.saturating_sub(from), Piece::Zero);
+        let inside = Self { spans: self.within(from, to).collect() };
+        inside.over(&filled).spans
     }
 
     /// Makes `from..to` a gap.

@@ -1,0 +1,3 @@
+//! Object stores and what decorates them.
+
+pub use slatedb::object_store;
