@@ -7,8 +7,9 @@ use crate::config::ConfigError;
 use crate::daemon::DaemonError;
 use crate::fuse::FuseError;
 use crate::keys::KeyError;
-use crate::store::{self, StoreFault};
-use crate::volume::{LeaseError, VolumeError};
+use crate::meta::MetaError;
+use crate::store::{self, ProbeError, StoreFault};
+use crate::volume::{LeaseError, ObjectError, VolumeError};
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +137,7 @@ fn daemon_exit(error: &DaemonError) -> Exit {
         DaemonError::Key(error) => key_exit(error),
         DaemonError::Pin { source, .. } => kind_exit(source.kind()),
         DaemonError::Lease { source, .. } => lease_exit(source),
-        DaemonError::Meta { source, .. } => kind_exit(source.kind()),
+        DaemonError::Meta { source, .. } => meta_exit(source),
         DaemonError::Fs(error) => kind_exit(error.kind()),
         DaemonError::Fuse(error) => fuse_exit(error),
         DaemonError::AlreadyMounted { .. } => Exit::Mountpoint,
@@ -153,7 +154,7 @@ fn volume_exit(error: &VolumeError) -> Exit {
         VolumeError::NoVolume => Exit::NoVolume,
         VolumeError::WrongKey { .. } => Exit::WrongKey,
         VolumeError::Key(error) => key_exit(error),
-        VolumeError::Object(error) => store_exit(error, error.kind()),
+        VolumeError::Object(error) => object_exit(error),
         other => kind_exit(other.kind()),
     }
 }
@@ -161,7 +162,7 @@ fn volume_exit(error: &VolumeError) -> Exit {
 fn lease_exit(error: &LeaseError) -> Exit {
     match error {
         LeaseError::Held { .. } | LeaseError::Contended | LeaseError::Lost { .. } => Exit::Locked,
-        LeaseError::Object(error) => store_exit(error, error.kind()),
+        LeaseError::Object(error) => object_exit(error),
         other => kind_exit(other.kind()),
     }
 }
@@ -190,9 +191,24 @@ fn fuse_exit(error: &FuseError) -> Exit {
     }
 }
 
-/// The store's own reason, where one is found below `error`.
-fn store_exit(error: &(dyn Error + 'static), kind: ErrorKind) -> Exit {
-    store::classify(error).map_or_else(|| kind_exit(kind), fault_exit)
+fn object_exit(error: &ObjectError) -> Exit {
+    match error {
+        ObjectError::Store { source, .. } => fault_exit(store::classify(source)),
+        other => kind_exit(other.kind()),
+    }
+}
+
+fn probe_exit(error: &ProbeError) -> Exit {
+    // A store that is unfit for a volume counts as one that is not there.
+    error.fault().map_or(Exit::Unreachable, fault_exit)
+}
+
+fn meta_exit(error: &MetaError) -> Exit {
+    match error.kind() {
+        // Another writer opened it at the same moment.
+        ErrorKind::Conflict => Exit::Locked,
+        kind => kind_exit(kind),
+    }
 }
 
 fn fault_exit(fault: StoreFault) -> Exit {

@@ -63,9 +63,10 @@ fn render(status: &Status) -> String {
         _ => health.state.name().to_owned(),
     });
     line("content", format!("{} in {} inodes, commit {}", size(volume.bytes), volume.inodes, volume.commit));
+    let age = write.oldest_change_ms.map(|ms| format!("; oldest change {ms} ms ago"));
     line("dirty", format!(
-        "{}, of it uploading {}; oldest change {} ms ago",
-        size(write.dirty_bytes), size(write.uploading_bytes), write.open_group_age_ms
+        "{}, of it uploading {}{}",
+        size(write.dirty_bytes), size(write.uploading_bytes), age.unwrap_or_default()
     ));
     let requests = &store.requests;
     line("requests", format!(

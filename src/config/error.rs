@@ -38,6 +38,12 @@ pub enum ConfigError {
         /// What is wrong with it.
         message: String,
     },
+    /// Values that do not go together.
+    #[error("[write]: {message}; config.example.toml has values that do")]
+    Value {
+        /// Which, and why.
+        message: String,
+    },
     /// A value that the command cannot do without.
     #[error("{key} is not set: {advice}")]
     Missing {
@@ -67,6 +73,7 @@ impl ConfigError {
             Self::Read { .. } => ErrorKind::NotFound,
             Self::Line { .. }
             | Self::Override { .. }
+            | Self::Value { .. }
             | Self::Missing { .. }
             | Self::NoHome { .. } => ErrorKind::Invalid,
         }

@@ -92,6 +92,7 @@ pub fn load(request: &Request) -> Result<Loaded, ConfigError> {
     for change in variables.iter().chain(&request.overrides) {
         config = apply(&mut table, change)?;
     }
+    config.write.fs_config().check().map_err(|message| ConfigError::Value { message })?;
     Ok(Loaded { config, file: found.map(|(path, _)| path) })
 }
 

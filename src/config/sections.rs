@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, cache_home, state_home};
 use crate::base::{BLOCK_SIZE_DEFAULT, BlockSize, GIB, KIB, MIB};
+use crate::data::ReaderConfig;
 use crate::format::header::{Compression, VolumeParams};
+use crate::fs::FsConfig;
 use crate::keys;
 use crate::store::{StoreConfig, StoreUrl};
 
@@ -78,7 +80,7 @@ pub struct Cache {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { memory: Size(256 * MIB), disk: None, disk_size: Size(10 * GIB) }
+        Self { memory: Size(ReaderConfig::default().memory_bytes), disk: None, disk_size: Size(10 * GIB) }
     }
 }
 
@@ -138,10 +140,10 @@ impl Default for Write {
         Self {
             block_size: VolumeBlockSize(BLOCK_SIZE_DEFAULT),
             compression: CompressionName(VolumeParams::default().compression),
-            pack_size: Size(16 * MIB),
-            dirty_max: Size(256 * MIB),
-            commit_interval: Duration::from_secs(5),
-            deadline: Duration::from_secs(300),
+            pack_size: Size(FsConfig::default().pack_bytes),
+            dirty_max: Size(FsConfig::default().dirty_bytes_max),
+            commit_interval: FsConfig::default().commit_interval,
+            deadline: FsConfig::default().deadline,
         }
     }
 }
@@ -150,6 +152,17 @@ impl Write {
     /// What `init` fixes for a volume's life.
     pub fn volume_params(&self) -> VolumeParams {
         VolumeParams { block_size: self.block_size.0, compression: self.compression.0 }
+    }
+
+    /// What the file system is told.
+    pub fn fs_config(&self) -> FsConfig {
+        FsConfig {
+            commit_interval: self.commit_interval,
+            dirty_bytes_max: self.dirty_max.0,
+            pack_bytes: self.pack_size.0,
+            deadline: self.deadline,
+            ..FsConfig::default()
+        }
     }
 }
 

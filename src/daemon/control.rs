@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use super::status::Status;
 
@@ -73,13 +74,45 @@ pub fn listen(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves connections for ever, each in a task of its own.
-pub async fn serve<F, A>(listener: UnixListener, answer: F)
+/// Serves connections until dropped, each in a task of its own.
+#[derive(Debug)]
+pub struct Server {
+    slots: Arc<Semaphore>,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts to answer.
+    pub fn start<F, A>(listener: UnixListener, answer: F) -> Self
+    where
+        F: Fn(Request) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Response> + Send + 'static,
+    {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let accepting = tokio::spawn(accept(listener, answer, Arc::clone(&slots)));
+        Self { slots, accepting }
+    }
+
+    /// Takes no more connections and waits until those there are have their answers.
+    pub async fn drain(self, time: Duration) {
+        self.accepting.abort();
+        let all = self.slots.acquire_many(CONNECTIONS_MAX as u32);
+        // Who does not read its answer in time goes without.
+        let _ = tokio::time::timeout(time, all).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept<F, A>(listener: UnixListener, answer: F, slots: Arc<Semaphore>)
 where
     F: Fn(Request) -> A + Clone + Send + Sync + 'static,
-    A: Future<Output = Response> + Send,
+    A: Future<Output = Response> + Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
@@ -167,9 +200,9 @@ mod tests {
         let listener = listen(&socket).unwrap();
         let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let server = tokio::spawn(serve(listener, answer));
+        let server = Server::start(listener, answer);
         let response = tokio::task::spawn_blocking(move || ask(&socket, request, timeout)).await;
-        server.abort();
+        drop(server);
         response.unwrap()
     }
 
@@ -190,7 +223,7 @@ mod tests {
     async fn a_line_that_is_no_request_is_refused_and_the_next_one_served() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
-        let server = tokio::spawn(serve(listen(&socket).unwrap(), answer));
+        let server = Server::start(listen(&socket).unwrap(), answer);
         let client = tokio::task::spawn_blocking(move || {
             let mut stream = UnixStream::connect(&socket).unwrap();
             stream.write_all(b"{\"command\":\"explode\"}\n").unwrap();
@@ -199,7 +232,7 @@ mod tests {
             (text, ask(&socket, Request::Flush, None).unwrap())
         });
         let (text, next) = client.await.unwrap();
-        server.abort();
+        drop(server);
         assert!(text.contains("not understood"), "{text}");
         assert_eq!(next, Response::Done);
     }

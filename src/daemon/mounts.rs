@@ -24,13 +24,6 @@ pub fn mount_at(path: &Path) -> io::Result<Option<MountEntry>> {
     Ok(parse(&text).into_iter().rfind(|entry| entry.path == path))
 }
 
-/// Every mount of ours.
-pub fn own_mounts() -> io::Result<Vec<MountEntry>> {
-    let mut all = parse(&fs::read("/proc/self/mountinfo")?);
-    all.retain(|entry| entry.fs_type == FILE_SYSTEM_TYPE);
-    Ok(all)
-}
-
 fn parse(text: &[u8]) -> Vec<MountEntry> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }

@@ -140,7 +140,7 @@ fn make_one_of(dirs: &[PathBuf]) -> io::Result<PathBuf> {
 ///
 /// FNV-1a of 64 bits. The entry holds the path itself, so a collision hides a
 /// mount from `status` but never shows a wrong one.
-fn name_of(mountpoint: &Path) -> String {
+pub(super) fn name_of(mountpoint: &Path) -> String {
     let hash = mountpoint.as_os_str().as_encoded_bytes().iter().fold(
         0xcbf2_9ce4_8422_2325_u64,
         |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3),

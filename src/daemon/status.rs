@@ -47,8 +47,8 @@ pub struct VolumeStatus {
     pub id: String,
     /// Number of the last group known to be in the bucket.
     pub commit: u64,
-    /// When that was, seconds since 1970; `None` before the first of this mount.
-    pub commit_time: Option<i64>,
+    /// How long ago this mount last committed; `None` before its first.
+    pub commit_age_ms: Option<u64>,
     /// Whether this machine knew the volume before the mount, so that a
     /// bucket rolled back would have been noticed.
     pub pinned: bool,
@@ -63,8 +63,8 @@ pub struct VolumeStatus {
 pub struct HealthStatus {
     /// In one word.
     pub state: HealthState,
-    /// Since when it is not `ok`, seconds since 1970.
-    pub since: Option<i64>,
+    /// For how long it is failing.
+    pub failing_seconds: Option<u64>,
     /// Why it is not `ok`.
     pub message: Option<String>,
 }
@@ -99,8 +99,8 @@ pub struct WriteStatus {
     pub dirty_bytes: u64,
     /// Part of them that is being uploaded now.
     pub uploading_bytes: u64,
-    /// Age of the oldest change that is not in the bucket, in milliseconds.
-    pub open_group_age_ms: u64,
+    /// Age of the oldest change whose commit has not begun; `None` when there is none.
+    pub oldest_change_ms: Option<u64>,
 }
 
 /// What was asked of the store.
@@ -125,8 +125,10 @@ pub struct RequestCounts {
     pub head: u64,
     /// Pages of listings.
     pub list: u64,
-    /// Objects deleted.
+    /// Requests that delete objects.
     pub delete: u64,
+    /// Copies made by the store itself.
+    pub copy: u64,
 }
 
 /// Bytes by direction.
@@ -145,6 +147,10 @@ pub struct CacheStatus {
     pub hits: u64,
     /// Blocks fetched.
     pub misses: u64,
+    /// Of those fetched, found in the disk cache.
+    pub disk_hits: u64,
     /// Bytes of memory in use.
     pub memory_bytes: u64,
+    /// Bytes of disk in use.
+    pub disk_bytes: u64,
 }

@@ -169,6 +169,29 @@ fn unmount_by_helper(path: &Path, lazy: bool) -> io::Result<()> {
     Err(io::Error::new(kind, said))
 }
 
+/// Makes the kernel hand over every written page of the mount at `path` (syncfs(2)).
+///
+/// Blocks until the file system has taken them. Where the directory may not be
+/// opened by this user, all file systems are asked (sync(2)), which says less.
+pub(super) fn write_back(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(dir) => {
+            // SAFETY: the descriptor is open through the call.
+            if unsafe { libc::syncfs(dir.as_raw_fd()) } == 0 {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // SAFETY: takes nothing and always succeeds.
+            unsafe { libc::sync() };
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether process `pid` is there; one that ended and was not yet waited for does not count.
 pub fn is_alive(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
