@@ -21,13 +21,13 @@ pub enum Exit {
     Failure = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// The configuration is wrong.
+    /// The configuration is wrong, or the keyfile that it names.
     Config = 3,
     /// There is no volume, or no bucket.
     NoVolume = 10,
     /// Another writer holds the volume.
     Locked = 11,
-    /// The key is wrong, missing or open to others.
+    /// The key opens nothing here.
     WrongKey = 12,
     /// The volume was rolled back or tampered with.
     Tampered = 13,
@@ -43,10 +43,10 @@ Exit codes:
    0  success
    1  failure
    2  wrong command line
-   3  wrong configuration
+   3  wrong configuration, or unusable keyfile
   10  no such volume or bucket
   11  locked by another writer
-  12  wrong key, or none
+  12  wrong key
   13  volume rolled back or tampered with
   14  store unreachable, refusing or unfit
   15  mount point problem";
@@ -168,13 +168,16 @@ fn lease_exit(error: &LeaseError) -> Exit {
 }
 
 fn key_exit(error: &KeyError) -> Exit {
-    match error.kind() {
-        ErrorKind::Full | ErrorKind::Bug | ErrorKind::Retry => Exit::Failure,
-        ErrorKind::NotFound
-        | ErrorKind::Conflict
-        | ErrorKind::Corrupt
-        | ErrorKind::Denied
-        | ErrorKind::Invalid => Exit::WrongKey,
+    match error {
+        // What the header asks for, not what the user gave.
+        KeyError::TooWeak { .. } | KeyError::TooExpensive { .. } => Exit::Tampered,
+        KeyError::Exists { .. }
+        | KeyError::Write { .. }
+        | KeyError::Argon2 { .. }
+        | KeyError::Mismatch
+        | KeyError::Seal(_) => Exit::Failure,
+        // Where the key comes from is set up wrong.
+        _ => Exit::Config,
     }
 }
 
@@ -277,9 +280,11 @@ mod tests {
         let exit = |failure: Failure| failure.exit.code();
         assert_eq!(exit(VolumeError::NoVolume.into()), 10);
         assert_eq!(exit(VolumeError::HeaderTampered.into()), 13);
-        assert_eq!(exit(KeyError::NoSource.into()), 12);
+        assert_eq!(exit(KeyError::NoSource.into()), 3);
         let exposed = KeyError::Exposed { path: "/k".into(), mode: 0o644 };
-        assert_eq!(exit(VolumeError::Key(exposed).into()), 12);
+        assert_eq!(exit(VolumeError::Key(exposed).into()), 3);
+        let wrong = VolumeError::WrongKey { kind: crate::keys::SlotKind::Keyfile, slots: 1 };
+        assert_eq!(exit(wrong.into()), 12);
         let missing = ConfigError::Missing { key: "volume.url", advice: "set it" };
         assert_eq!(exit(missing.into()), 3);
         let busy = FuseError::MountPointBusy { path: "/m".into() };

@@ -26,6 +26,7 @@ mod umount;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 pub use exit::{Exit, Failure};
@@ -89,11 +90,25 @@ fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-/// Help and version are asked for; anything else is a usage error.
+/// Help and version are asked for; anything else is a usage error, told on one line.
 fn usage(error: &clap::Error) -> ExitCode {
-    // A closed standard output leaves nobody to tell.
-    let _ = error.print();
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || is_help {
+        // A closed standard output leaves nobody to tell.
+        let _ = error.print();
+    } else {
+        Failure::new(Exit::Usage, one_line(&error.render().to_string())).print();
+    }
     if error.use_stderr() { ExitCode::from(Exit::Usage.code()) } else { ExitCode::SUCCESS }
+}
+
+/// What is wrong and how it is used, of clap's paragraphs.
+fn one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let (wrong, rest) = text.split_once("Usage: ").unwrap_or((text, ""));
+    let usage = rest.lines().next().unwrap_or_default();
+    let wrong = wrong.split_whitespace().collect::<Vec<_>>().join(" ");
+    if usage.is_empty() { wrong } else { format!("{wrong}; usage: {usage} (more with --help)") }
 }
 
 #[cfg(test)]
@@ -118,6 +133,14 @@ mod tests {
         assert_eq!(args.place(), (Some("s3://b/p"), "/m".as_ref()));
         assert!(args.takeover);
         assert_eq!(parse(&["-c", "x.toml", "/m"]).place(), (None, "/m".as_ref()));
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line_with_the_usage() {
+        let error = Cli::try_parse_from(["lidfs", "mount", "--no-such-option"]).unwrap_err();
+        let text = one_line(&error.render().to_string());
+        assert!(text.contains("--no-such-option") && text.contains("usage: lidfs mount"), "{text}");
+        assert!(!text.contains('\n'));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use super::open::{Storage, open_storage};
 use super::read_only::ReadOnlyMeta;
-use super::{DaemonError, Plan, registry, system};
+use super::{DaemonError, FILE_SYSTEM_TYPE, Plan, mounts, registry, system};
 use crate::base::{Clock, CommitNumber, SystemClock, WriterEpoch};
 use crate::config::Config;
 use crate::data::{
@@ -118,7 +118,7 @@ impl Opening<'_> {
         ));
         let uploader =
             Arc::new(Uploader::new(Arc::clone(&self.storage.store), Uploader::PARALLEL_DEFAULT));
-        let fs = FileSystem::open(FsParts {
+        let fs = FileSystem::mount(FsParts {
             meta,
             reader: Arc::clone(&reader),
             packs,
@@ -224,6 +224,7 @@ fn check_mountpoint(path: &Path, non_empty: bool) -> Result<(), DaemonError> {
     if let Some(entry) = registry::find(path).filter(|entry| entry.mountpoint == path) {
         return Err(DaemonError::AlreadyMounted { path: path.to_owned(), pid: entry.pid });
     }
+    let top = mounts::mount_at(path).ok().flatten();
     let path = || path.to_owned();
     let failed = |source: io::Error| DaemonError::Fuse(FuseError::MountPoint { path: path(), source });
     let is_dir = match std::fs::metadata(path()) {
@@ -237,6 +238,11 @@ fn check_mountpoint(path: &Path, non_empty: bool) -> Result<(), DaemonError> {
         }
         other => other.map_err(failed)?.is_dir(),
     };
+    // Over something else only where the user insists.
+    let is_taken = top.is_some_and(|mount| mount.fs_type != FILE_SYSTEM_TYPE);
+    if is_taken && !non_empty {
+        return Err(FuseError::MountPointBusy { path: path() }.into());
+    }
     if !is_dir {
         return Err(FuseError::MountPointNotDirectory { path: path() }.into());
     }
