@@ -65,20 +65,17 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     })?;
     let config = write_config(&place)?;
     let is_new = !place.bucket.join(HEADER_NAME).exists();
-    if is_new {
-        make(&place, &config)?;
-    }
     let mountpoint = mount_place(&args.mountpoint)?;
     let greeting = greeting(&place, &mountpoint, is_new);
     let plan = Plan {
         mountpoint,
-        key: KeySource::Keyfile(place.key),
+        key: KeySource::Keyfile(place.key.clone()),
         mount_options: Vec::new(),
         takeover: false,
         accept_rollback: false,
-        config,
+        config: config.clone(),
     };
-    in_background(plan, &greeting)
+    in_background(plan, &greeting, || if is_new { make(&place, &config) } else { Ok(()) })
 }
 
 fn make(place: &Place, config: &Config) -> Result<(), Failure> {
@@ -87,7 +84,6 @@ fn make(place: &Place, config: &Config) -> Result<(), Failure> {
     }
     let secret = KeySource::Keyfile(place.key.clone()).secret(Purpose::Create)?;
     let slot = NewSlot { secret, label: "demo".to_owned() };
-    // The runtime ends here: the mount forks, which takes a process of one thread.
     runtime()?.block_on(daemon::create(config, slot))?;
     Ok(())
 }

@@ -58,7 +58,11 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         accept_rollback: args.accept_rollback,
         config,
     };
-    if args.foreground { serve(plan, Starting::foreground()) } else { in_background(plan, "") }
+    if args.foreground {
+        serve(plan, Starting::foreground())
+    } else {
+        in_background(plan, "", || Ok(()))
+    }
 }
 
 /// The absolute path of the directory to mount at.
@@ -73,7 +77,14 @@ pub(super) fn mount_place(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Mounts in a process of its own; says `greeting` when that answers.
-pub(super) fn in_background(plan: Plan, greeting: &str) -> Result<(), Failure> {
+///
+/// `prepare` runs there first: this process must not start a runtime before it
+/// forks, because the child would inherit one without its threads.
+pub(super) fn in_background(
+    plan: Plan,
+    greeting: &str,
+    prepare: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let keep = match &plan.key {
         KeySource::PassphraseFd(fd) => i32::try_from(*fd).ok(),
         _ => None,
@@ -92,14 +103,21 @@ pub(super) fn in_background(plan: Plan, greeting: &str) -> Result<(), Failure> {
             process::exit(i32::from(answer.exit))
         }
         Side::Parent(Err(message)) => Err(Failure::new(Exit::Failure, message)),
-        Side::Child(starting) => serve(plan, starting),
+        Side::Child(starting) => match prepare() {
+            Ok(()) => serve(plan, starting),
+            Err(failure) => give_up(starting, failure),
+        },
     }
 }
 
 /// Serves the mount in this process until it ends.
 fn serve(plan: Plan, mut starting: Starting) -> Result<(), Failure> {
     let Err(error) = daemon::run(plan, &mut starting) else { return Ok(()) };
-    let failure = Failure::from(error);
+    give_up(starting, error.into())
+}
+
+/// Ends this process with the parent's help, or fails where there is none.
+fn give_up(starting: Starting, failure: Failure) -> Result<(), Failure> {
     if starting.failed(failure.exit.code(), &format!("lidfs: {}", failure.message)) {
         // The parent prints it.
         process::exit(i32::from(failure.exit.code()));
