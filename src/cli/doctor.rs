@@ -67,7 +67,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut findings = machine();
     match args.config.resolve_without_mount(args.volume.as_deref()) {
         Ok(resolved) => {
-            let file = resolved.file.as_deref().map_or("none, the defaults hold".into(), Path::to_string_lossy);
+            let file = resolved
+                .file
+                .as_deref()
+                .map_or("none, the defaults hold".into(), Path::to_string_lossy);
             findings.push(Finding::new("config", Verdict::Ok, file));
             findings.push(key(&resolved));
             if resolved.config.url().is_ok() {
@@ -83,7 +86,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count();
     match failed {
         0 => Ok(()),
-        _ => Err(Failure::new(Exit::Failure, format!("{failed} of {} checks failed; see above", findings.len()))),
+        _ => Err(Failure::new(
+            Exit::Failure,
+            format!("{failed} of {} checks failed; see above", findings.len()),
+        )),
     }
 }
 
@@ -112,7 +118,13 @@ fn machine() -> Vec<Finding> {
 fn fuse_device() -> Finding {
     match daemon::open_fuse_device() {
         Ok(_) => Finding::new("fuse", Verdict::Ok, "/dev/fuse opens"),
-        Err(error) => Finding::new("fuse", Verdict::Fail, format!("/dev/fuse: {error}; load the module (modprobe fuse), or give the container the device")),
+        Err(error) => Finding::new(
+            "fuse",
+            Verdict::Fail,
+            format!(
+                "/dev/fuse: {error}; load the module (modprobe fuse), or give the container the device"
+            ),
+        ),
     }
 }
 
@@ -123,7 +135,11 @@ fn mount_right() -> Finding {
     match helper {
         _ if is_root() => Finding::new("mount", Verdict::Ok, "as root, without a helper"),
         Some(path) => Finding::new("mount", Verdict::Ok, path.display().to_string()),
-        None => Finding::new("mount", Verdict::Fail, "fusermount3 is not in PATH; install the package fuse3, or mount as root"),
+        None => Finding::new(
+            "mount",
+            Verdict::Fail,
+            "fusermount3 is not in PATH; install the package fuse3, or mount as root",
+        ),
     }
 }
 
@@ -132,7 +148,9 @@ fn memory_lock() -> Finding {
         Some(bytes) if bytes < MEMORY_LOCK_BYTES && !is_root() => Finding::new(
             "memory lock",
             Verdict::Warn,
-            format!("only {bytes} bytes may be locked, so keys may be swapped out; raise `ulimit -l` to 1024"),
+            format!(
+                "only {bytes} bytes may be locked, so keys may be swapped out; raise `ulimit -l` to 1024"
+            ),
         ),
         _ => Finding::new("memory lock", Verdict::Ok, "keys stay out of swap"),
     }
@@ -141,14 +159,18 @@ fn memory_lock() -> Finding {
 fn core_dumps() -> Finding {
     match daemon::disable_core_dumps() {
         Ok(()) => Finding::new("core dumps", Verdict::Ok, "off for lidfs"),
-        Err(error) => Finding::new("core dumps", Verdict::Fail, format!("cannot be switched off: {error}")),
+        Err(error) => {
+            Finding::new("core dumps", Verdict::Fail, format!("cannot be switched off: {error}"))
+        }
     }
 }
 
 fn key(resolved: &Resolved) -> Finding {
     match resolved.key_source() {
         Ok(KeySource::Keyfile(path)) => match keys::load_keyfile(&path) {
-            Ok(_) => Finding::new("key", Verdict::Ok, format!("{}, for its owner alone", path.display())),
+            Ok(_) => {
+                Finding::new("key", Verdict::Ok, format!("{}, for its owner alone", path.display()))
+            }
             Err(error) => Finding::new("key", Verdict::Fail, sentence(&error)),
         },
         Ok(_) => Finding::new("key", Verdict::Ok, "a passphrase (not asked for here)"),
@@ -173,8 +195,14 @@ async fn store(resolved: &Resolved) -> Vec<Finding> {
 
 async fn probe(storage: &Storage) -> Finding {
     match storage.probe().await {
-        Ok(report) if !report.conditional_create => Finding::new("store", Verdict::Warn, "works, but has no conditional writes: only one single machine may mount the volume"),
-        Ok(_) => Finding::new("store", Verdict::Ok, format!("{} does what a volume needs", storage.url)),
+        Ok(report) if !report.conditional_create => Finding::new(
+            "store",
+            Verdict::Warn,
+            "works, but has no conditional writes: only one single machine may mount the volume",
+        ),
+        Ok(_) => {
+            Finding::new("store", Verdict::Ok, format!("{} does what a volume needs", storage.url))
+        }
         Err(error) => Finding::new("store", Verdict::Fail, sentence(&error)),
     }
 }
@@ -185,9 +213,27 @@ async fn clock(storage: &Storage) -> Finding {
         return Finding::new("clock", Verdict::Ok, "the store has this machine's own");
     }
     match skew(&*storage.store).await {
-        Ok(skew) if skew >= CLOCK_SKEW_MAX => Finding::new("clock", Verdict::Fail, format!("{} s away from the server's; set it (timedatectl set-ntp true)", skew.as_secs())),
-        Ok(skew) if skew >= CLOCK_SKEW_WARN => Finding::new("clock", Verdict::Warn, format!("{} s away from the server's; set it (timedatectl set-ntp true)", skew.as_secs())),
-        Ok(skew) => Finding::new("clock", Verdict::Ok, format!("within {} s of the server's", skew.as_secs() + 1)),
+        Ok(skew) if skew >= CLOCK_SKEW_MAX => Finding::new(
+            "clock",
+            Verdict::Fail,
+            format!(
+                "{} s away from the server's; set it (timedatectl set-ntp true)",
+                skew.as_secs()
+            ),
+        ),
+        Ok(skew) if skew >= CLOCK_SKEW_WARN => Finding::new(
+            "clock",
+            Verdict::Warn,
+            format!(
+                "{} s away from the server's; set it (timedatectl set-ntp true)",
+                skew.as_secs()
+            ),
+        ),
+        Ok(skew) => Finding::new(
+            "clock",
+            Verdict::Ok,
+            format!("within {} s of the server's", skew.as_secs() + 1),
+        ),
         Err(error) => Finding::new("clock", Verdict::Warn, format!("not compared: {error}")),
     }
 }
@@ -207,7 +253,11 @@ async fn skew(store: &dyn ObjectStore) -> Result<Duration, Error> {
 async fn volume(resolved: &Resolved, storage: &Storage) -> Finding {
     match storage.store.head(&ObjectPath::from(HEADER_NAME)).await {
         Err(Error::NotFound { .. }) => {
-            return Finding::new("volume", Verdict::Warn, format!("none at {} yet; make one with `lidfs init`", storage.url));
+            return Finding::new(
+                "volume",
+                Verdict::Warn,
+                format!("none at {} yet; make one with `lidfs init`", storage.url),
+            );
         }
         Err(error) => return Finding::new("volume", Verdict::Fail, sentence(&error)),
         Ok(_) => {}
@@ -217,7 +267,11 @@ async fn volume(resolved: &Resolved, storage: &Storage) -> Finding {
             Ok(id) => Finding::new("volume", Verdict::Ok, format!("the key opens {id}")),
             Err(failure) => Finding::new("volume", Verdict::Fail, failure.message),
         },
-        _ => Finding::new("volume", Verdict::Ok, "there; not opened, which would ask for the passphrase"),
+        _ => Finding::new(
+            "volume",
+            Verdict::Ok,
+            "there; not opened, which would ask for the passphrase",
+        ),
     }
 }
 

@@ -22,7 +22,10 @@ pub(super) fn parse(argv: &[OsString]) -> Option<Result<mount::Args, Failure>> {
 
 fn arguments(words: &[OsString]) -> Result<mount::Args, Failure> {
     let usage = || {
-        Failure::new(Exit::Usage, "usage: mount.lidfs SOURCE DIRECTORY [-o OPTIONS]; SOURCE is a volume URL or a config file")
+        Failure::new(
+            Exit::Usage,
+            "usage: mount.lidfs SOURCE DIRECTORY [-o OPTIONS]; SOURCE is a volume URL or a config file",
+        )
     };
     let mut args = mount::Args::default();
     let mut places = Vec::new();
@@ -69,8 +72,16 @@ mod tests {
 
     #[test]
     fn the_helper_takes_what_mount_8_gives_it() {
-        let words =
-            ["/sbin/mount.fuse.lidfs", "s3://b/p", "/mnt/x", "-o", "rw,_netdev", "-n", "-t", "lidfs"];
+        let words = [
+            "/sbin/mount.fuse.lidfs",
+            "s3://b/p",
+            "/mnt/x",
+            "-o",
+            "rw,_netdev",
+            "-n",
+            "-t",
+            "lidfs",
+        ];
         let args = parsed(&words).unwrap().unwrap();
         assert_eq!(args.place(), (Some("s3://b/p"), Path::new("/mnt/x")));
         assert_eq!(args.config.options, ["rw,_netdev"]);
@@ -96,7 +107,8 @@ mod tests {
 
     #[test]
     fn incomplete_calls_are_usage_errors() {
-        for words in [&["mount.lidfs"][..], &["mount.lidfs", "s3://b"], &["mount.lidfs", "a", "b", "-x"]]
+        for words in
+            [&["mount.lidfs"][..], &["mount.lidfs", "s3://b"], &["mount.lidfs", "a", "b", "-x"]]
         {
             assert_eq!(parsed(words).unwrap().unwrap_err().exit, Exit::Usage, "{words:?}");
         }

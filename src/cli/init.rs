@@ -26,7 +26,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let slot = NewSlot { secret, label: args.label.clone() };
     let made = runtime()?.block_on(daemon::create(config, slot))?;
     println!("made volume {} at {url}, key fingerprint {}", made.id(), made.fingerprint());
-    println!("keep the key safe, and a copy of it elsewhere: without it nobody can read the volume");
+    println!(
+        "keep the key safe, and a copy of it elsewhere: without it nobody can read the volume"
+    );
     Ok(())
 }
 

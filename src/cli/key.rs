@@ -71,7 +71,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     match args.command {
         Command::Generate { path } => {
             keys::generate_keyfile(&path)?;
-            println!("wrote {}; keep a copy of it elsewhere: without it nobody can read the volume", path.display());
+            println!(
+                "wrote {}; keep a copy of it elsewhere: without it nobody can read the volume",
+                path.display()
+            );
             Ok(())
         }
         Command::List(args) => {
@@ -133,6 +136,9 @@ fn print_slot(slot: &SlotInfo) {
     let kind: SlotKind = slot.kind;
     let made = u64::try_from(slot.created)
         .map(|seconds| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
-        .map_or_else(|_| "-".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string());
+        .map_or_else(
+            |_| "-".to_owned(),
+            |time| humantime::format_rfc3339_seconds(time).to_string(),
+        );
     println!("{:<18} {:<11} {made:<21} {}", slot.id.to_string(), kind.name(), slot.label);
 }

@@ -107,6 +107,8 @@ fn one_line(text: &str) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     let (wrong, rest) = text.split_once("Usage: ").unwrap_or((text, ""));
     let usage = rest.lines().next().unwrap_or_default();
+    // Tips come in a paragraph of their own.
+    let wrong = wrong.split("\n\n").next().unwrap_or_default();
     let wrong = wrong.split_whitespace().collect::<Vec<_>>().join(" ");
     if usage.is_empty() { wrong } else { format!("{wrong}; usage: {usage} (more with --help)") }
 }

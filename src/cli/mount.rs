@@ -89,8 +89,9 @@ pub(super) fn in_background(
         KeySource::PassphraseFd(fd) => i32::try_from(*fd).ok(),
         _ => None,
     };
-    let forked = daemon::detach(keep.as_slice())
-        .map_err(|error| Failure::new(Exit::Failure, format!("no process for the mount: {error}")))?;
+    let forked = daemon::detach(keep.as_slice()).map_err(|error| {
+        Failure::new(Exit::Failure, format!("no process for the mount: {error}"))
+    })?;
     match forked {
         Side::Parent(Ok(answer)) if answer.exit == 0 => {
             let mut output = std::io::stdout().lock();

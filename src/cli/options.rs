@@ -127,7 +127,9 @@ fn meaning(option: &str) -> Meaning {
         Some(("keyfile", value)) => over("key", "keyfile", value),
         Some((key @ ("endpoint" | "region" | "profile"), value)) => over("store", key, value),
         Some((name, value)) => match name.split_once('.') {
-            Some((section, key)) if Config::SECTIONS.contains(&section) => over(section, key, value),
+            Some((section, key)) if Config::SECTIONS.contains(&section) => {
+                over(section, key, value)
+            }
             _ => Meaning::Mount,
         },
         None if option == "allow_other" => over("mount", "allow_other", "true"),

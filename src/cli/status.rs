@@ -53,30 +53,53 @@ fn render(status: &Status) -> String {
     };
     let mode = if status.read_only { "read-only" } else { "read-write" };
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_seconds));
-    line("mount", format!("{} ({mode}, process {}, up {uptime})", status.mountpoint.display(), status.pid));
+    line(
+        "mount",
+        format!("{} ({mode}, process {}, up {uptime})", status.mountpoint.display(), status.pid),
+    );
     let pinned = if volume.pinned { "pinned" } else { "first seen by this mount" };
     line("volume", format!("{} (id {}, {pinned})", volume.url, volume.id));
-    line("health", match &health.message {
-        Some(message) if health.state != HealthState::Ok => {
-            format!("{}: {message}", health.state.name())
-        }
-        _ => health.state.name().to_owned(),
-    });
-    line("content", format!("{} in {} inodes, commit {}", size(volume.bytes), volume.inodes, volume.commit));
+    line(
+        "health",
+        match &health.message {
+            Some(message) if health.state != HealthState::Ok => {
+                format!("{}: {message}", health.state.name())
+            }
+            _ => health.state.name().to_owned(),
+        },
+    );
+    line(
+        "content",
+        format!("{} in {} inodes, commit {}", size(volume.bytes), volume.inodes, volume.commit),
+    );
     let age = write.oldest_change_ms.map(|ms| format!("; oldest change {ms} ms ago"));
-    line("dirty", format!(
-        "{}, of it uploading {}{}",
-        size(write.dirty_bytes), size(write.uploading_bytes), age.unwrap_or_default()
-    ));
+    line(
+        "dirty",
+        format!(
+            "{}, of it uploading {}{}",
+            size(write.dirty_bytes),
+            size(write.uploading_bytes),
+            age.unwrap_or_default()
+        ),
+    );
     let requests = &store.requests;
-    line("requests", format!(
-        "get {}, put {}, head {}, list {}, delete {}; failed {}",
-        requests.get, requests.put, requests.head, requests.list, requests.delete, store.errors
-    ));
+    line(
+        "requests",
+        format!(
+            "get {}, put {}, head {}, list {}, delete {}; failed {}",
+            requests.get, requests.put, requests.head, requests.list, requests.delete, store.errors
+        ),
+    );
     line("traffic", format!("{} up, {} down", size(store.bytes.up), size(store.bytes.down)));
-    line("cache", format!(
-        "{} hits, {} misses, {} of memory", cache.hits, cache.misses, size(cache.memory_bytes)
-    ));
+    line(
+        "cache",
+        format!(
+            "{} hits, {} misses, {} of memory",
+            cache.hits,
+            cache.misses,
+            size(cache.memory_bytes)
+        ),
+    );
     for warning in &status.warnings {
         line("warning", warning.clone());
     }

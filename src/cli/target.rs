@@ -46,7 +46,9 @@ pub(super) fn ask(
         Ok(response) => Ok(response),
         Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Err(Failure::new(
             Exit::Failure,
-            format!("{place}: not done in time; it goes on in the background, see `lidfs status {place}`"),
+            format!(
+                "{place}: not done in time; it goes on in the background, see `lidfs status {place}`"
+            ),
         )),
         Err(error) => Err(Failure::new(
             Exit::Failure,

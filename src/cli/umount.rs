@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::mount::mount_place;
 use super::progress::ask_with_progress;
 use super::{Exit, Failure, target};
-use crate::daemon::{self, FILE_SYSTEM_TYPE, Request};
+use crate::daemon::{self, FILE_SYSTEM_TYPE, HealthState, Request};
 
 /// How often it is looked whether the daemon has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -33,18 +33,23 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     let started = Instant::now();
     // What takes long is done while the mount still serves; what was not done
-    // in time leaves it mounted.
-    ask_with_progress(&entry, Request::Flush, args.timeout)?;
-    let left = args.timeout.map(|timeout| {
-        timeout.saturating_sub(started.elapsed()).max(Duration::from_millis(1))
-    });
+    // in time leaves it mounted. A fenced mount can store nothing any more.
+    if target::status(&entry)?.health.state != HealthState::Fenced {
+        ask_with_progress(&entry, Request::Flush, args.timeout)?;
+    }
+    let left = args
+        .timeout
+        .map(|timeout| timeout.saturating_sub(started.elapsed()).max(Duration::from_millis(1)));
     target::ask(&entry, Request::Unmount, left)?;
     let unmounted = Instant::now();
     while daemon::is_alive(entry.pid) {
         if unmounted.elapsed() > END_TIMEOUT {
             return Err(Failure::new(
                 Exit::Failure,
-                format!("everything is stored, but process {} does not end; see its log", entry.pid),
+                format!(
+                    "everything is stored, but process {} does not end; see its log",
+                    entry.pid
+                ),
             ));
         }
         thread::sleep(POLL_INTERVAL);
@@ -55,15 +60,16 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 /// A mount whose daemon died is taken away: it has nothing left to store.
 fn without_daemon(place: &Path) -> Result<(), Failure> {
     let path = place.display();
-    let mounted = daemon::mount_at(place).map_err(|error| {
-        Failure::new(Exit::Failure, format!("the list of mounts: {error}"))
-    })?;
+    let mounted = daemon::mount_at(place)
+        .map_err(|error| Failure::new(Exit::Failure, format!("the list of mounts: {error}")))?;
     if mounted.is_none_or(|mount| mount.fs_type != FILE_SYSTEM_TYPE) {
         return target::find(place).map(|_| ());
     }
     match daemon::unmount(place, true) {
         Ok(()) => {
-            eprintln!("lidfs: {path}: its daemon was gone; what was not in the bucket by then is lost, every fsync that returned is kept");
+            eprintln!(
+                "lidfs: {path}: its daemon was gone; what was not in the bucket by then is lost, every fsync that returned is kept"
+            );
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Failure::new(

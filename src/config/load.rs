@@ -81,9 +81,10 @@ pub fn load(request: &Request) -> Result<Loaded, ConfigError> {
         parse::<Config>(path, text)?;
         table = parse(path, text)?;
     }
-    let variables = variables(env::vars_os().filter_map(|(name, value)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    }));
+    let variables =
+        variables(env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }));
     let mut config = to_config(&table).map_err(|error| ConfigError::Override {
         origin: "defaults".to_owned(),
         key: String::new(),
@@ -168,9 +169,7 @@ fn variables(all: impl Iterator<Item = (String, String)>) -> Vec<Override> {
         .filter_map(|(name, value)| {
             let rest = name.strip_prefix(VARIABLE_PREFIX)?.to_lowercase();
             let (section, key) = rest.split_once('_')?;
-            Config::SECTIONS
-                .contains(&section)
-                .then(|| Override::new(&name, section, key, value))
+            Config::SECTIONS.contains(&section).then(|| Override::new(&name, section, key, value))
         })
         .collect::<Vec<_>>();
     found.sort_by(|a, b| a.origin.cmp(&b.origin));

@@ -80,7 +80,11 @@ pub struct Cache {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { memory: Size(ReaderConfig::default().memory_bytes), disk: None, disk_size: Size(10 * GIB) }
+        Self {
+            memory: Size(ReaderConfig::default().memory_bytes),
+            disk: None,
+            disk_size: Size(10 * GIB),
+        }
     }
 }
 

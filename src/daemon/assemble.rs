@@ -16,9 +16,7 @@ use super::read_only::ReadOnlyMeta;
 use super::{DaemonError, FILE_SYSTEM_TYPE, Plan, mounts, registry, system};
 use crate::base::{Clock, CommitNumber, SystemClock, WriterEpoch};
 use crate::config::Config;
-use crate::data::{
-    BlockReader, Compression, DiskCacheConfig, PackContext, ReaderConfig, Uploader,
-};
+use crate::data::{BlockReader, Compression, DiskCacheConfig, PackContext, ReaderConfig, Uploader};
 use crate::format::header;
 use crate::fs::{self, FileSystem, FsParts};
 use crate::fuse::{FuseError, FuseOptions};
@@ -98,7 +96,8 @@ impl Opening<'_> {
             self.open_writer(background).await?
         };
         let commit = fs::read_counters(&*meta).await.map(|counters| counters.commit);
-        if let Err(error) = commit.map_err(DaemonError::Fs).and_then(|commit| self.check_pin(commit))
+        if let Err(error) =
+            commit.map_err(DaemonError::Fs).and_then(|commit| self.check_pin(commit))
         {
             // The engine's own trouble would hide the reason.
             let _ = meta.close().await;
@@ -226,7 +225,8 @@ fn check_mountpoint(path: &Path, non_empty: bool) -> Result<(), DaemonError> {
     }
     let top = mounts::mount_at(path).ok().flatten();
     let path = || path.to_owned();
-    let failed = |source: io::Error| DaemonError::Fuse(FuseError::MountPoint { path: path(), source });
+    let failed =
+        |source: io::Error| DaemonError::Fuse(FuseError::MountPoint { path: path(), source });
     let is_dir = match std::fs::metadata(path()) {
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
             system::unmount(&path(), true).map_err(failed)?;

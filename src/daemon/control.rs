@@ -149,7 +149,9 @@ where
     let response = match serde_json::from_str(&line) {
         Ok(request) => answer(request).await,
         Err(error) => Response::Failed {
-            message: format!("request not understood ({error}): use the lidfs of the same version as the daemon"),
+            message: format!(
+                "request not understood ({error}): use the lidfs of the same version as the daemon"
+            ),
             busy: false,
         },
     };
@@ -177,7 +179,10 @@ pub fn ask(socket: &Path, request: Request, timeout: Option<Duration>) -> io::Re
         }
     })?;
     if answer.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the daemon ended without an answer"));
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the daemon ended without an answer",
+        ));
     }
     Ok(serde_json::from_str(&answer)?)
 }

@@ -90,10 +90,14 @@ pub enum DaemonError {
     #[error("interrupted before the mount answered; nothing was changed")]
     Interrupted,
     /// A defect. What was acknowledged is safe in the bucket.
-    #[error("an internal error stopped the mount; every fsync that returned is safe: mount again, and report the log")]
+    #[error(
+        "an internal error stopped the mount; every fsync that returned is safe: mount again, and report the log"
+    )]
     Panicked,
     /// The mount ended and something written is not in the bucket.
-    #[error("the mount ended, and what was written since the last fsync may not be in the bucket: {reason}")]
+    #[error(
+        "the mount ended, and what was written since the last fsync may not be in the bucket: {reason}"
+    )]
     NotStored {
         /// Why.
         reason: String,

@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_line_with_optional_fields_and_escapes_is_read() {
-        let line = b"36 35 98:0 / /mnt/a\\040b\\134c rw,noatime shared:1 master:2 - fuse.lidfs s3://b rw";
+        let line =
+            b"36 35 98:0 / /mnt/a\\040b\\134c rw,noatime shared:1 master:2 - fuse.lidfs s3://b rw";
         let entry = parse_line(line).unwrap();
         assert_eq!(entry.path, Path::new("/mnt/a b\\c"));
         assert_eq!(entry.fs_type, "fuse.lidfs");

@@ -71,10 +71,12 @@ impl Place {
             pid: std::process::id(),
             socket: self.socket.clone(),
         };
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(
-                &self.file,
-            )?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&self.file)?;
         serde_json::to_writer(&mut file, &entry)?;
         Ok(())
     }
@@ -121,7 +123,8 @@ fn read(path: &Path) -> Option<Entry> {
 
 /// Makes the first directory that can be made, for its owner alone.
 fn make_one_of(dirs: &[PathBuf]) -> io::Result<PathBuf> {
-    let mut error = io::Error::new(io::ErrorKind::NotFound, "neither HOME nor XDG_RUNTIME_DIR is set");
+    let mut error =
+        io::Error::new(io::ErrorKind::NotFound, "neither HOME nor XDG_RUNTIME_DIR is set");
     for dir in dirs {
         let made = fs::DirBuilder::new()
             .recursive(true)
@@ -141,10 +144,13 @@ fn make_one_of(dirs: &[PathBuf]) -> io::Result<PathBuf> {
 /// FNV-1a of 64 bits. The entry holds the path itself, so a collision hides a
 /// mount from `status` but never shows a wrong one.
 pub(super) fn name_of(mountpoint: &Path) -> String {
-    let hash = mountpoint.as_os_str().as_encoded_bytes().iter().fold(
-        0xcbf2_9ce4_8422_2325_u64,
-        |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3),
-    );
+    let hash = mountpoint
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("{hash:016x}")
 }
 

@@ -67,9 +67,14 @@ pub fn run(plan: Plan, starting: &mut Starting) -> Result<(), DaemonError> {
     let runtime = runtime("lidfs", workers())?;
     // Compaction gets a thread of its own, so that it never delays an answer.
     let background = self::runtime("lidfs-compact", 1)?;
+    let has_parent = !starting.is_foreground();
     let ended = runtime.block_on(mount_and_serve(&plan, starting, background.handle(), panics));
-    if let Err(error) = &ended {
-        tracing::error!(%error, "the mount ended");
+    // With the parent gone nobody else hears it.
+    if let Err(error) = &ended
+        && has_parent
+        && starting.is_foreground()
+    {
+        tracing::error!(%error, "the mount ended badly");
     }
     background.shutdown_background();
     runtime.shutdown_timeout(RUNTIME_END);

@@ -68,7 +68,12 @@ impl Shared {
         let wrote = tokio::task::spawn_blocking(move || system::write_back(&place)).await;
         let said = |what: &str| {
             let place = self.mountpoint.display();
-            format!("{place}: not everything is in the bucket: {what}; it stays mounted, and is tried again: see `lidfs status {place}`")
+            let next = if self.is_fenced() {
+                String::new()
+            } else {
+                format!("; it stays mounted, and is tried again: see `lidfs status {place}`")
+            };
+            format!("{place}: not everything is in the bucket: {what}{next}")
         };
         match wrote {
             Ok(Ok(())) => {}
@@ -79,7 +84,10 @@ impl Shared {
     }
 
     async fn unmount(&self) -> Response {
-        if let Err(message) = self.flush().await {
+        // A fenced mount can store nothing: then its end says what was left.
+        if !self.is_fenced()
+            && let Err(message) = self.flush().await
+        {
             return Response::Failed { message, busy: false };
         }
         match self.mount.unmount(Unmount::IfIdle).await {
@@ -98,6 +106,10 @@ impl Shared {
                 busy: false,
             },
         }
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.fs.status().health == FsHealth::Fenced
     }
 
     /// Adds a sentence to `status`; the oldest make room.

@@ -58,8 +58,11 @@ pub(super) fn wait_for(pid: libc::pid_t) -> String {
 
 /// Closes every descriptor above standard error except `keep`.
 pub(super) fn close_inherited(keep: &[RawFd]) {
-    let mut keep: Vec<libc::c_uint> =
-        keep.iter().filter_map(|fd| libc::c_uint::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
+    let mut keep: Vec<libc::c_uint> = keep
+        .iter()
+        .filter_map(|fd| libc::c_uint::try_from(*fd).ok())
+        .filter(|fd| *fd > 2)
+        .collect();
     keep.sort_unstable();
     let mut first = 3;
     for fd in keep.into_iter().map(Some).chain([None]) {
