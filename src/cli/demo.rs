@@ -36,19 +36,16 @@ struct Place {
 
 impl Place {
     fn new(bucket: Option<&Path>) -> Result<Self, Failure> {
-        let (home, bucket) = match bucket {
-            Some(dir) => {
-                let dir = std::path::absolute(dir).map_err(|error| failed(dir, &error))?;
-                // The key must not lie in the bucket that it protects.
-                let mut home = dir.clone().into_os_string();
-                home.push(".lidfs");
-                (PathBuf::from(home), dir)
-            }
-            None => {
-                let home = config::data_home()?.join("demo");
-                let bucket = home.join("bucket");
-                (home, bucket)
-            }
+        let (home, bucket) = if let Some(dir) = bucket {
+            let dir = std::path::absolute(dir).map_err(|error| failed(dir, &error))?;
+            // The key must not lie in the bucket that it protects.
+            let mut home = dir.clone().into_os_string();
+            home.push(".lidfs");
+            (PathBuf::from(home), dir)
+        } else {
+            let home = config::data_home()?.join("demo");
+            let bucket = home.join("bucket");
+            (home, bucket)
         };
         private_dir(&home)?;
         private_dir(&bucket)?;
@@ -56,7 +53,7 @@ impl Place {
     }
 }
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let place = Place::new(args.bucket.as_deref())?;
     fs::create_dir_all(&args.mountpoint).or_else(|error| match error.kind() {
         // Also what a mount is answered with whose daemon died: `mount` sees to that.

@@ -23,7 +23,7 @@ use crate::volume::HEADER_NAME;
 /// Keys, each on a page of its own, need less than this.
 const MEMORY_LOCK_BYTES: u64 = MIB;
 /// S3 servers refuse requests from a clock that is 15 minutes off.
-const CLOCK_SKEW_MAX: Duration = Duration::from_secs(15 * 60);
+const CLOCK_SKEW_MAX: Duration = Duration::from_mins(15);
 /// From here on it is worth a word: times of files would be wrong.
 const CLOCK_SKEW_WARN: Duration = Duration::from_secs(10);
 

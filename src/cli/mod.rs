@@ -59,7 +59,7 @@ enum Command {
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let argv: Vec<OsString> = argv.into_iter().collect();
     let outcome = match helper::parse(&argv) {
-        Some(Ok(args)) => mount::run(args),
+        Some(Ok(args)) => mount::run(&args),
         Some(Err(failure)) => Err(failure),
         None => match Cli::try_parse_from(&argv) {
             Ok(cli) => run(cli.command),
@@ -77,9 +77,9 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Demo(args) => demo::run(args),
+        Command::Demo(args) => demo::run(&args),
         Command::Init(args) => init::run(&args),
-        Command::Mount(args) => mount::run(args),
+        Command::Mount(args) => mount::run(&args),
         Command::Umount(args) => umount::run(&args),
         Command::Flush(args) => flush::run(&args),
         Command::Status(args) => status::run(&args),
@@ -133,7 +133,7 @@ mod tests {
         };
         let args = parse(&["s3://b/p", "/m", "-o", "ro,allow_other", "--takeover"]);
         assert_eq!(args.place(), (Some("s3://b/p"), "/m".as_ref()));
-        assert!(args.takeover);
+        assert!(args.accepted.takeover);
         assert_eq!(parse(&["-c", "x.toml", "/m"]).place(), (None, "/m".as_ref()));
     }
 

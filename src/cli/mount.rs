@@ -29,6 +29,13 @@ pub(super) struct Args {
     /// Change nothing; works beside another machine's writing mount
     #[arg(short, long)]
     pub(super) read_only: bool,
+    #[command(flatten)]
+    pub(super) accepted: Accepted,
+}
+
+/// What a mount otherwise refuses.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(super) struct Accepted {
     /// Take the volume over from the mount that writes it now
     #[arg(long, conflicts_with = "read_only")]
     pub(super) takeover: bool,
@@ -45,7 +52,7 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let resolved = args.config.resolve(args.volume.as_deref())?;
     let mut config = resolved.config.clone();
     config.mount.read_only |= args.read_only;
@@ -53,13 +60,13 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let plan = Plan {
         mountpoint: mount_place(&args.mountpoint)?,
         key: resolved.key_source()?,
-        mount_options: resolved.mount_options,
-        takeover: args.takeover,
-        accept_rollback: args.accept_rollback,
+        mount_options: resolved.mount_options.clone(),
+        takeover: args.accepted.takeover,
+        accept_rollback: args.accepted.accept_rollback,
         config,
     };
     if args.foreground {
-        serve(plan, Starting::foreground())
+        serve(&plan, Starting::foreground())
     } else {
         in_background(plan, "", || Ok(()))
     }
@@ -105,14 +112,14 @@ pub(super) fn in_background(
         }
         Side::Parent(Err(message)) => Err(Failure::new(Exit::Failure, message)),
         Side::Child(starting) => match prepare() {
-            Ok(()) => serve(plan, starting),
+            Ok(()) => serve(&plan, starting),
             Err(failure) => give_up(starting, failure),
         },
     }
 }
 
 /// Serves the mount in this process until it ends.
-fn serve(plan: Plan, mut starting: Starting) -> Result<(), Failure> {
+fn serve(plan: &Plan, mut starting: Starting) -> Result<(), Failure> {
     let Err(error) = daemon::run(plan, &mut starting) else { return Ok(()) };
     give_up(starting, error.into())
 }

@@ -12,22 +12,19 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::open::{Storage, open_storage};
-use super::read_only::ReadOnlyMeta;
 use super::{DaemonError, FILE_SYSTEM_TYPE, Plan, mounts, registry, system};
-use crate::base::{Clock, CommitNumber, SystemClock, WriterEpoch};
+use crate::base::{Clock, SystemClock, WriterEpoch};
 use crate::config::Config;
 use crate::data::{BlockReader, Compression, DiskCacheConfig, PackContext, ReaderConfig, Uploader};
 use crate::format::header;
-use crate::fs::{self, FileSystem, FsParts};
+use crate::fs::{self, FileSystem, FsParts, Records};
 use crate::fuse::{FuseError, FuseOptions};
 use crate::keys::Purpose;
-use crate::meta::{MetaError, MetaStore, SlateMeta, SlateOptions, SlateReader, View};
+use crate::meta::{MetaError, SlateMeta, SlateOptions, SlateReader, View};
 use crate::volume::{Lease, LeaseSite, Volume};
 
 /// How long metadata may take to open, replay of a killed writer's log included.
-const META_DEADLINE: Duration = Duration::from_secs(300);
-/// How often a read-only mount would look for news: it shows the state it opened.
-const FOLLOW_INTERVAL: Duration = Duration::from_hours(24 * 365);
+const META_DEADLINE: Duration = Duration::from_mins(5);
 
 /// Everything that a mount consists of, before the kernel sees it.
 pub(super) struct Assembled {
@@ -38,6 +35,8 @@ pub(super) struct Assembled {
     pub reader: Arc<BlockReader>,
     /// `None` on a read-only mount.
     pub lease: Option<Lease>,
+    /// What a read-only mount follows the writer with.
+    pub follower: Option<Arc<SlateReader>>,
     pub fuse: FuseOptions,
     pub warnings: Vec<String>,
 }
@@ -61,12 +60,13 @@ pub(super) async fn assemble(plan: &Plan, background: Handle) -> Result<Assemble
     if pin.is_none() {
         warnings.push("this machine has not seen the volume before: from now on a rollback of the bucket is noticed".to_owned());
     }
-    let mut opening = Opening { plan, storage, volume, warnings, lease: None };
-    match opening.open_fs(background).await {
+    let mut opening = Opening { plan, storage, volume, warnings, lease: None, follower: None };
+    // On the heap: what opening holds is large.
+    match Box::pin(opening.open_fs(background)).await {
         Ok((fs, reader)) => {
-            let Opening { storage, volume, lease, warnings, .. } = opening;
+            let Opening { storage, volume, lease, follower, warnings, .. } = opening;
             let pinned = pin.is_some();
-            Ok(Assembled { storage, volume, pinned, fs, reader, lease, fuse, warnings })
+            Ok(Assembled { storage, volume, pinned, fs, reader, lease, follower, fuse, warnings })
         }
         Err(error) => {
             opening.give_back().await;
@@ -82,6 +82,7 @@ struct Opening<'a> {
     volume: Volume,
     warnings: Vec<String>,
     lease: Option<Lease>,
+    follower: Option<Arc<SlateReader>>,
 }
 
 impl Opening<'_> {
@@ -90,17 +91,16 @@ impl Opening<'_> {
         background: Handle,
     ) -> Result<(FileSystem, Arc<BlockReader>), DaemonError> {
         let config = &self.plan.config;
-        let (meta, writer) = if config.mount.read_only {
+        let (records, writer) = if config.mount.read_only {
             (self.open_reader(background).await?, WriterEpoch(0))
         } else {
-            self.open_writer(background).await?
+            Box::pin(self.open_writer(background)).await?
         };
-        let commit = fs::read_counters(&*meta).await.map(|counters| counters.commit);
-        if let Err(error) =
-            commit.map_err(DaemonError::Fs).and_then(|commit| self.check_pin(commit))
-        {
-            // The engine's own trouble would hide the reason.
-            let _ = meta.close().await;
+        if let Err(error) = self.check_pin(&records).await {
+            if let Records::Writer(engine) = &records {
+                // The engine's own trouble would hide the reason.
+                let _ = engine.close().await;
+            }
             return Err(error);
         }
         let packs = Arc::new(PackContext::new(
@@ -118,7 +118,7 @@ impl Opening<'_> {
         let uploader =
             Arc::new(Uploader::new(Arc::clone(&self.storage.store), Uploader::PARALLEL_DEFAULT));
         let fs = FileSystem::mount(FsParts {
-            meta,
+            records,
             reader: Arc::clone(&reader),
             packs,
             uploader,
@@ -130,16 +130,13 @@ impl Opening<'_> {
             runtime: Handle::current(),
         })
         .await?;
-        if config.mount.read_only {
-            fs.make_read_only();
-        }
         Ok((fs, reader))
     }
 
     async fn open_writer(
         &mut self,
         background: Handle,
-    ) -> Result<(Arc<dyn MetaStore>, WriterEpoch), DaemonError> {
+    ) -> Result<(Records, WriterEpoch), DaemonError> {
         let report = self.storage.probe().await?;
         if !report.conditional_create {
             self.warnings.push("the store has no conditional writes (store.single_machine): two machines that mount this volume at once would damage it".to_owned());
@@ -151,9 +148,9 @@ impl Opening<'_> {
             Arc::new(SystemClock),
         );
         let place = self.plan.mountpoint.display().to_string();
-        let lease = Lease::acquire(site, &place, self.plan.takeover)
-            .await
-            .map_err(|source| DaemonError::Lease { url: self.storage.url.clone(), source })?;
+        let lease = Lease::acquire(site, &place, self.plan.takeover).await.map_err(|source| {
+            DaemonError::Lease { url: self.storage.url.clone(), source: Box::new(source) }
+        })?;
         if let Some(other) = lease.replaced() {
             tracing::warn!(host = other.host, pid = other.pid, "took the volume over");
         }
@@ -161,28 +158,33 @@ impl Opening<'_> {
         let mut options = SlateOptions::new(background);
         options.conditional_overwrites = report.conditional_update;
         let sealed = self.storage.sealed(&self.volume);
-        let meta = in_time(SlateMeta::open(sealed, options))
+        let meta = Box::pin(in_time(SlateMeta::open(sealed, options)))
             .await
             .map_err(|source| self.storage.meta_error(source))?;
         lease.set_writer_epoch(meta.writer_epoch());
         let writer = meta.writer_epoch();
-        Ok((Arc::new(meta), writer))
+        Ok((Records::Writer(Arc::new(meta)), writer))
     }
 
-    async fn open_reader(&self, background: Handle) -> Result<Arc<dyn MetaStore>, DaemonError> {
-        let mut options = SlateOptions::new(background);
-        options.follow_interval = FOLLOW_INTERVAL;
+    async fn open_reader(&mut self, background: Handle) -> Result<Records, DaemonError> {
+        let options = SlateOptions::new(background);
         let sealed = self.storage.sealed(&self.volume);
         let reader = in_time(SlateReader::open(sealed, options, View::Latest))
             .await
             .map_err(|source| self.storage.meta_error(source))?;
-        Ok(Arc::new(ReadOnlyMeta::new(reader)))
+        let reader = Arc::new(reader);
+        self.follower = Some(Arc::clone(&reader));
+        Ok(Records::Reader(reader))
     }
 
     /// The last commit must not be behind what this machine saw; then it is what was seen.
-    fn check_pin(&self, commit: CommitNumber) -> Result<(), DaemonError> {
+    async fn check_pin(&self, records: &Records) -> Result<(), DaemonError> {
+        let counters = match records {
+            Records::Writer(engine) => fs::read_counters(&**engine).await?,
+            Records::Reader(engine) => fs::read_counters(&**engine).await?,
+        };
         let Storage { pins, location, .. } = &self.storage;
-        let seen = self.volume.pin(commit);
+        let seen = self.volume.pin(counters.commit);
         let checked = if self.plan.accept_rollback {
             pins.reset(location, &seen)
         } else {
@@ -256,7 +258,7 @@ fn fuse_options(plan: &Plan) -> Result<FuseOptions, DaemonError> {
     let config = &plan.config;
     let source = config.url()?.to_string();
     let mut options = if config.mount.read_only {
-        FuseOptions::frozen(&plan.mountpoint, source)
+        FuseOptions::follower(&plan.mountpoint, source)
     } else {
         FuseOptions::writer(&plan.mountpoint, source)
     };

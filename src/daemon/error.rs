@@ -32,7 +32,7 @@ pub enum DaemonError {
         /// Which.
         url: StoreUrl,
         /// Why.
-        source: VolumeError,
+        source: Box<VolumeError>,
     },
     /// There is no key.
     #[error(transparent)]
@@ -51,7 +51,7 @@ pub enum DaemonError {
         /// Which.
         url: StoreUrl,
         /// Why.
-        source: LeaseError,
+        source: Box<LeaseError>,
     },
     /// Its metadata cannot be opened.
     #[error("{url}: {source}")]

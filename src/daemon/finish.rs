@@ -19,12 +19,12 @@ use crate::fs::FsError;
 use crate::fuse::{FuseError, Unmount};
 
 /// How long a store that does not answer is waited for at the end.
-const STORE_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+const STORE_WAIT_MAX: Duration = Duration::from_mins(15);
 /// Pause after a failure before everything is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// How often systemd hears that it goes on, and how much time that asks for.
 const EXTEND_INTERVAL: Duration = Duration::from_secs(5);
-const EXTEND_TIME: Duration = Duration::from_secs(60);
+const EXTEND_TIME: Duration = Duration::from_mins(1);
 /// How long a mount that is in use keeps its session after a signal.
 const BUSY_WAIT: Duration = Duration::from_secs(3);
 /// How long clients may take to read their last answer.
@@ -169,5 +169,12 @@ async fn store_with_patience(shared: &Shared) -> Result<(), DaemonError> {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
-    shared.fs.close().await.map_err(failed)
+    shared.fs.close().await.map_err(failed)?;
+    if let Some(follower) = &shared.follower
+        && let Err(error) = follower.close().await
+    {
+        // It stored nothing; what it held in the bucket expires by itself.
+        tracing::warn!(%error, "the reader was not closed");
+    }
+    Ok(())
 }

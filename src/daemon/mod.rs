@@ -22,7 +22,6 @@ mod log;
 mod mounts;
 mod notify;
 mod open;
-mod read_only;
 mod registry;
 mod serve;
 mod shared;

@@ -45,16 +45,8 @@ fn unescape(field: &[u8]) -> PathBuf {
         let octal = digits
             .and_then(|digits| std::str::from_utf8(digits).ok())
             .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match octal {
-            Some(byte) => {
-                path.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                path.push(first);
-                rest = after;
-            }
-        }
+        path.push(octal.unwrap_or(first));
+        rest = if octal.is_some() { &after[3..] } else { after };
     }
     PathBuf::from(OsString::from_vec(path))
 }

@@ -79,7 +79,7 @@ impl Storage {
     }
 
     pub(super) fn volume_error(&self, source: VolumeError) -> DaemonError {
-        DaemonError::Volume { url: self.url.clone(), source }
+        DaemonError::Volume { url: self.url.clone(), source: Box::new(source) }
     }
 
     /// The store for metadata: above it plaintext, below it ciphertext.

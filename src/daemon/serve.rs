@@ -53,12 +53,12 @@ pub struct Plan {
 ///
 /// # Errors
 /// Why it could not be mounted, or what could not be stored at its end.
-pub fn run(plan: Plan, starting: &mut Starting) -> Result<(), DaemonError> {
+pub fn run(plan: &Plan, starting: &mut Starting) -> Result<(), DaemonError> {
     // Before any thread: children and threads inherit them.
     system::raise_limits();
     let protected = system::protect_from_oom() & system::declare_io_flusher();
     harden()?;
-    log::start(&plan.config.log, log_file(&plan, starting)?.as_deref())
+    log::start(&plan.config.log, log_file(plan, starting)?.as_deref())
         .map_err(|source| system_error("the log", source))?;
     if !protected {
         tracing::debug!("not protected from memory pressure: needs root");
@@ -68,7 +68,7 @@ pub fn run(plan: Plan, starting: &mut Starting) -> Result<(), DaemonError> {
     // Compaction gets a thread of its own, so that it never delays an answer.
     let background = self::runtime("lidfs-compact", 1)?;
     let has_parent = !starting.is_foreground();
-    let ended = runtime.block_on(mount_and_serve(&plan, starting, background.handle(), panics));
+    let ended = runtime.block_on(mount_and_serve(plan, starting, background.handle(), panics));
     // With the parent gone nobody else hears it.
     if let Err(error) = &ended
         && has_parent
@@ -121,7 +121,8 @@ async fn mount_and_serve(
         _ = signals.next() => return Err(DaemonError::Interrupted),
         _ = panics.wait_for(|panicked| *panicked) => return Err(DaemonError::Panicked),
     };
-    let Assembled { storage, volume, pinned, fs, reader, lease, fuse, warnings } = assembled;
+    let Assembled { storage, volume, pinned, fs, reader, lease, follower, fuse, warnings } =
+        assembled;
     let mount = match show(&fs, &fuse) {
         Ok(mount) => mount,
         Err(error) => {
@@ -143,6 +144,7 @@ async fn mount_and_serve(
         volume: volume.id().to_string(),
         pinned,
         read_only: plan.config.mount.read_only,
+        follower,
         started: Instant::now(),
         warnings: Mutex::new(warnings),
         ended: watch::Sender::new(None),

@@ -15,6 +15,7 @@ use super::system;
 use crate::data::BlockReader;
 use crate::fs::{FileSystem, FsError, FsHealth};
 use crate::fuse::{FuseError, FuseMount, Unmount};
+use crate::meta::SlateReader;
 use crate::store::measured::StoreMeter;
 
 /// Most warnings kept; an outage must not fill memory.
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     pub mountpoint: PathBuf,
     pub pinned: bool,
     pub read_only: bool,
+    /// What a read-only mount follows the writer with.
+    pub follower: Option<Arc<SlateReader>>,
     pub started: Instant,
     pub warnings: Mutex<Vec<String>>,
     /// Set once everything is stored, or could not be.
