@@ -41,15 +41,16 @@ use super::object_store::{
     CopyMode, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use crate::base::{MIB, VolumeId};
+use crate::base::VolumeId;
 use crate::crypto::{Binding, DataKeys, ObjectKind, OpenError, SealError, Sealer};
 
 /// What errors of this store name as their store.
 const STORE: &str = "sealed";
 /// From this size on, sealing and opening move off the async threads; below it takes about 0.1 ms.
 const INLINE_MAX: usize = 256 * 1024;
-/// A copy up to this size is sealed and sent as one object, a larger one in parts.
-const COPY_WHOLE_MAX: u64 = 16 * MIB;
+/// Size of the parts sent on, all but the last: over S3's least of 5 MiB, equal because some stores ask
+/// for that. A copy up to this size goes as one object.
+const PART: usize = 8 * 1024 * 1024;
 
 /// An object store whose objects are sealed in the one below it. A clone is the same store.
 #[derive(Clone)]
@@ -59,6 +60,7 @@ pub struct SealedStore {
     volume: VolumeId,
     kind: ObjectKind,
     headers: Arc<Headers>,
+    part: usize,
 }
 
 impl SealedStore {
@@ -69,7 +71,7 @@ impl SealedStore {
         volume: VolumeId,
         kind: ObjectKind,
     ) -> Self {
-        Self { inner, keys, volume, kind, headers: Arc::default() }
+        Self { inner, keys, volume, kind, headers: Arc::default(), part: PART }
     }
 
     fn binding<'a>(&self, location: &'a Path) -> Binding<'a> {
@@ -147,7 +149,7 @@ impl ObjectStore for SealedStore {
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let inner = self.inner.put_multipart_opts(location, opts).await?;
-        Ok(Box::new(write::SealedUpload::new(self.sealer(location), inner)))
+        Ok(Box::new(write::SealedUpload::new(self.sealer(location), inner, self.part)))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -201,7 +203,7 @@ impl ObjectStore for SealedStore {
         let attributes = source.attributes.clone();
         let put = PutOptions { mode, attributes, extensions, ..PutOptions::default() };
         // Parts cannot be put on the condition that nothing is there, so such a copy goes whole.
-        if source.meta.size > COPY_WHOLE_MAX && put.mode == PutMode::Overwrite {
+        if source.meta.size > self.part as u64 && put.mode == PutMode::Overwrite {
             return self.copy_in_parts(source, to, put).await;
         }
         let plain = source.bytes().await?;

@@ -1,7 +1,7 @@
 //! Writing: cuts what comes in into chunks and seals them, whole or in parts.
 //!
 //! ```text
-//! parts of any length --> pending chunk (1 B to 16 KiB) --> sealed bytes --> parts of 8 MiB below
+//! parts of any length --> pending chunk (1 B to 16 KiB) --> sealed bytes --> parts of equal size below
 //! ```
 //!
 //! A full chunk waits until more comes, because only the end tells which one is
@@ -19,9 +19,6 @@ use super::geometry::{CHUNK, sealed_len};
 use super::{INLINE_MAX, passing, seal_failed};
 use crate::crypto::{SealError, Sealer};
 use crate::store::object_store::{MultipartUpload, PutPayload, PutResult, Result, UploadPart};
-
-/// Size of the parts sent on, all but the last: over S3's least of 5 MiB, equal because some stores ask for that.
-const PART: usize = 8 * 1024 * 1024;
 
 /// Seals one object from pieces of any length.
 struct Pieces {
@@ -105,11 +102,13 @@ struct State {
     /// Set when a part is missing below: nothing may follow it, and only aborting is left.
     broken: bool,
     inner: Box<dyn MultipartUpload>,
+    /// Length of the parts sent on.
+    part: usize,
 }
 
 impl SealedUpload {
-    pub(super) fn new(sealer: Sealer, inner: Box<dyn MultipartUpload>) -> Self {
-        let state = State { pieces: Pieces::new(sealer, 0), broken: false, inner };
+    pub(super) fn new(sealer: Sealer, inner: Box<dyn MultipartUpload>, part: usize) -> Self {
+        let state = State { pieces: Pieces::new(sealer, 0), broken: false, inner, part };
         Self(Arc::new(Shared { queue: Mutex::default(), state: Mutex::new(Some(state)) }))
     }
 }
@@ -146,8 +145,8 @@ impl State {
         }
         self.pieces.push_all(payload).map_err(seal_failed)?;
         let mut parts = Vec::new();
-        while self.pieces.sealed.len() >= PART {
-            let rest = self.pieces.sealed.split_off(PART);
+        while self.pieces.sealed.len() >= self.part {
+            let rest = self.pieces.sealed.split_off(self.part);
             let part = std::mem::replace(&mut self.pieces.sealed, rest);
             parts.push(self.inner.put_part(part.into()));
         }
