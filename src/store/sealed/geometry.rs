@@ -39,9 +39,10 @@ pub(super) fn chunk_start(index: u64) -> u64 {
     index.saturating_mul(SEALED_CHUNK).saturating_add(HEADER)
 }
 
-/// A suffix of the sealed object that holds every chunk of the last `plain` bytes.
+/// A suffix of the sealed object that holds every chunk of the last `plain` bytes, and of a small
+/// object the header too.
 pub(super) fn sealed_suffix(plain: u64) -> u64 {
-    plain.div_ceil(CHUNK).saturating_add(1).saturating_mul(SEALED_CHUNK)
+    plain.div_ceil(CHUNK).saturating_add(1).saturating_mul(SEALED_CHUNK).saturating_add(HEADER)
 }
 
 #[cfg(test)]

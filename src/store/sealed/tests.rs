@@ -1,5 +1,7 @@
 //! Sealed stores over an in-memory one: same answers as a plain store, and an error for every forgery.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use futures::future::{join, join_all};
 use proptest::prelude::*;
@@ -419,6 +421,76 @@ fn the_metadata_engine_refuses_a_forged_object_at_once() {
         let opened = slatedb::Db::open("meta", Arc::new(over(&inner))).await;
         let error = opened.err().expect("a forged manifest was accepted");
         assert!(error.to_string().contains("fails authentication"), "{error}");
+    });
+}
+
+/// Counts the reads that reach the store below.
+#[derive(Debug)]
+struct Counted(Arc<InMemory>, AtomicUsize);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Counted {
+    async fn put_opts(&self, at: &Path, data: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.0.put_opts(at, data, opts).await
+    }
+    async fn put_multipart_opts(
+        &self,
+        at: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(at, opts).await
+    }
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.get_opts(at, options).await
+    }
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.0.delete_stream(locations)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
+#[test]
+fn a_read_costs_one_request_and_a_second_one_only_for_an_unknown_header_far_away() {
+    run(async {
+        let (store, inner) = stores();
+        store.put(&path("small"), content(3 * CHUNK).into()).await.unwrap();
+        store.put(&path("large"), content(20 * CHUNK).into()).await.unwrap();
+        let cases = [
+            ("large", None, 1, 1),
+            ("large", Some(GetRange::Bounded(100..200)), 1, 1),
+            ("large", Some(GetRange::Offset(19 * CHUNK)), 2, 1),
+            ("large", Some(GetRange::Bounded(15 * CHUNK..16 * CHUNK)), 2, 1),
+            ("large", Some(GetRange::Suffix(64)), 2, 1),
+            ("small", Some(GetRange::Suffix(2 * CHUNK)), 1, 1),
+        ];
+        for (name, range, unknown, known) in cases {
+            let below = Arc::new(Counted(Arc::clone(&inner), AtomicUsize::new(0)));
+            let inner = Arc::clone(&below) as Arc<dyn ObjectStore>;
+            let store = SealedStore::new(inner, keys(1), VOLUME, ObjectKind::Metadata);
+            for expected in [unknown, known] {
+                read(&store, name, range.clone()).await.unwrap();
+                let requests = below.1.swap(0, Ordering::SeqCst);
+                assert_eq!(requests, expected, "{range:?} of {name}");
+            }
+        }
     });
 }
 
