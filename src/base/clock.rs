@@ -14,10 +14,12 @@ pub struct Timestamp {
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => Self { seconds: after.as_secs() as i64, nanos: after.subsec_nanos() },
+            Ok(after) => {
+                Self { seconds: after.as_secs().cast_signed(), nanos: after.subsec_nanos() }
+            }
             Err(before) => {
                 let before = before.duration();
-                let seconds = -(before.as_secs() as i64);
+                let seconds = -before.as_secs().cast_signed();
                 match before.subsec_nanos() {
                     0 => Self { seconds, nanos: 0 },
                     nanos => Self { seconds: seconds - 1, nanos: 1_000_000_000 - nanos },

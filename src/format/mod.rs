@@ -1,0 +1,15 @@
+//! Byte layouts and key codecs: pure, no I/O. `FORMAT.md` beside this file is the specification.
+
+mod block;
+mod codec;
+mod inode;
+mod key;
+mod pack;
+mod record;
+
+pub use block::{Fragment, PAGE_BLOCKS, Page, Place, page_of};
+pub use codec::{FormatError, Reader, Writer};
+pub use inode::{FileKind, InodeFlags, InodeRecord};
+pub use key::{Key, KeyKind};
+pub use pack::{PackDirectory, PackEntry, PackRecord, pack_path};
+pub use record::{Counters, DirEntry, OrphanRecord};

@@ -1,0 +1,146 @@
+//! Small records: directory entries, counters, orphans.
+
+use super::{FileKind, FormatError, Reader, Writer};
+use crate::base::{CommitNumber, Inode, NAME_LEN_MAX};
+
+const CHAINED: u8 = 1;
+const TOMBSTONE: u8 = 2;
+
+/// A directory entry.
+///
+/// Entries are keyed by the hash of their name. Where two names of a
+/// directory share a hash, the later one takes the next free place (hash + 1
+/// and so on) and the places before it are marked `chained`, so that a look-up
+/// goes on there; an entry deleted from a chain leaves a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// What the name stands for; `None` in a tombstone.
+    pub target: Option<(Inode, FileKind)>,
+    /// Another entry with the same hash may follow at the next place.
+    pub chained: bool,
+    /// 1 to 255 bytes without NUL and slash; empty in a tombstone.
+    pub name: Box<[u8]>,
+}
+
+impl DirEntry {
+    const WHAT: &'static str = "directory entry";
+
+    /// The record's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::with_capacity(12 + self.name.len());
+        let chained = if self.chained { CHAINED } else { 0 };
+        match self.target {
+            Some((inode, kind)) => out.u8(chained).u8(kind as u8).varint(inode.0),
+            None => out.u8(chained | TOMBSTONE),
+        };
+        out.bytes(&self.name);
+        out.finish()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(Self::WHAT, bytes);
+        let flags = reader.u8()?;
+        let target = if flags & TOMBSTONE != 0 {
+            None
+        } else {
+            let kind = FileKind::from_type(reader.u8()?).ok_or_else(|| reader.invalid())?;
+            Some((Inode(reader.varint()?), kind))
+        };
+        let name: Box<[u8]> = reader.rest().into();
+        let fits = if target.is_some() {
+            (1..=NAME_LEN_MAX).contains(&name.len())
+        } else {
+            name.is_empty()
+        };
+        if flags & !(CHAINED | TOMBSTONE) != 0 || !fits {
+            return Err(reader.invalid());
+        }
+        Ok(Self { target, chained: flags & CHAINED != 0, name })
+    }
+}
+
+/// The volume's counters, rewritten with every commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// The commit that wrote this record.
+    pub commit: CommitNumber,
+    /// The next inode number to give out.
+    pub next_inode: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+    /// Bytes of committed content, holes not counted.
+    pub bytes: u64,
+}
+
+impl Counters {
+    const WHAT: &'static str = "volume counters";
+    const VERSION: u8 = 1;
+
+    /// The record's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::with_capacity(33);
+        out.u8(Self::VERSION).u64(self.commit.0).u64(self.next_inode);
+        out.u64(self.inodes).u64(self.bytes);
+        out.finish()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(Self::WHAT, bytes);
+        if reader.u8()? != Self::VERSION {
+            return Err(reader.invalid());
+        }
+        let counters = Self {
+            commit: CommitNumber(reader.u64()?),
+            next_inode: reader.u64()?,
+            inodes: reader.u64()?,
+            bytes: reader.u64()?,
+        };
+        reader.finish()?;
+        Ok(counters)
+    }
+}
+
+/// An inode without a name that was still open, to be reclaimed at the next mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrphanRecord;
+
+impl OrphanRecord {
+    /// The record's bytes (its key says everything).
+    pub fn encode(self) -> Vec<u8> {
+        vec![1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_and_tombstones_read_back() {
+        let entry = DirEntry {
+            target: Some((Inode(300), FileKind::Regular)),
+            chained: true,
+            name: b"a\xff\n"[..].into(),
+        };
+        assert_eq!(DirEntry::decode(&entry.encode()), Ok(entry));
+        let tombstone = DirEntry { target: None, chained: false, name: Box::default() };
+        assert_eq!(DirEntry::decode(&tombstone.encode()), Ok(tombstone));
+    }
+
+    #[test]
+    fn bad_entries_are_errors() {
+        for bytes in [&[][..], &[0], &[0, 8], &[0, 8, 1], &[0, 3, 1, b'a'], &[8, 8, 1, b'a']] {
+            assert!(DirEntry::decode(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn counters_read_back() {
+        let counters =
+            Counters { commit: CommitNumber(9), next_inode: 2, inodes: 1, bytes: u64::MAX };
+        assert_eq!(Counters::decode(&counters.encode()), Ok(counters));
+        assert!(Counters::decode(&counters.encode()[1..]).is_err());
+    }
+}
