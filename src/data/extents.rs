@@ -213,6 +213,13 @@ impl Extents {
         }
     }
 
+    /// Writes `data` at `at` where there are gaps.
+    pub fn fill(&mut self, at: u32, data: &[u8]) {
+        let mut below = Self::default();
+        below.write(at, data);
+        *self = self.over(&below);
+    }
+
     /// Changes bytes in place where one span that nobody shares has them all.
     fn overwrite(&mut self, at: u32, data: &[u8]) -> bool {
         let end = at + data.len() as u32;

@@ -57,6 +57,11 @@ impl Opened {
         self.handles.get_mut(&handle)
     }
 
+    /// Drops all references to `inode`.
+    pub fn forget_all(&mut self, inode: Inode) {
+        self.references.remove(&inode);
+    }
+
     /// Whether somebody refers to `inode`.
     pub fn refers(&self, inode: Inode) -> bool {
         self.references.contains_key(&inode)
