@@ -14,6 +14,7 @@
 //! authenticated at its place in its pack or is an error.
 
 mod compress;
+mod directory;
 mod disk_cache;
 mod error;
 mod fetch;
@@ -21,13 +22,16 @@ mod flight;
 mod memory_cache;
 mod pack;
 mod plan;
+mod readahead;
 mod reader;
 mod upload;
 
 pub use compress::Compression;
+pub use directory::read_directory;
 pub use disk_cache::DiskCacheConfig;
 pub use error::DataError;
 pub use pack::{BuiltPack, CHUNK_LEN_MAX, Chunk, PACK_CONTENT_MAX, PackContext};
+pub use readahead::ReadAhead;
 pub use reader::{BlockReader, ChunkRef, PackSeal, ReaderConfig, ReaderStats};
 pub use upload::{UploadStats, Uploader};
 

@@ -237,10 +237,11 @@ impl BlockReader {
             Ready(Bytes),
             Later(super::flight::Pending),
         }
+        // Before any claim, since dropping a ticket fails others who wait for it.
+        chunks.iter().try_for_each(|(chunk, _)| chunk.check())?;
         let mut got = Vec::with_capacity(chunks.len());
         let mut mine = Vec::new();
         for (chunk, seal) in chunks {
-            chunk.check()?;
             got.push(match self.desk.claim(*chunk, seal) {
                 Claim::Ready(content) => Got::Ready(content),
                 Claim::Pending(pending) => Got::Later(pending),

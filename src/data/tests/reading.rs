@@ -70,7 +70,7 @@ async fn chunks_far_apart_are_not_fetched_with_what_lies_between() {
 #[tokio::test]
 async fn large_reads_split_into_parallel_requests_within_the_bound() {
     let context = context(Compression::None);
-    let contents = blocks(256);
+    let contents = blocks(80);
     let built = pack(&context, PACK, &contents);
     let store = store_with(&[&built]).await;
     store.close_gate();
@@ -85,7 +85,7 @@ async fn large_reads_split_into_parallel_requests_within_the_bound() {
     assert_eq!(read.await.unwrap().unwrap(), contents);
     assert_eq!(store.running_max.load(Relaxed), 3);
     let gets = store.gets.lock().unwrap().clone();
-    assert!(gets.len() >= 5 && gets.iter().all(|range| range.end - range.start <= 4 * MIB));
+    assert!(gets.len() >= 3 && gets.iter().all(|range| range.end - range.start <= 4 * MIB));
 }
 
 #[tokio::test]
