@@ -2,9 +2,17 @@
 //!
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
-pub mod base;
-pub mod crypto;
-pub mod format;
-pub mod store;
-
+// The order is the layers'; a comment between keeps the formatter from sorting.
+pub mod fs;
+// Content of files.
 pub mod data;
+// Ordered records.
+pub mod meta;
+// Object stores.
+pub mod store;
+// Byte layouts.
+pub mod format;
+// Sealing.
+pub mod crypto;
+// Shared vocabulary.
+pub mod base;

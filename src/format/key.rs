@@ -105,6 +105,12 @@ impl Key {
         Self::build(KeyKind::Counters, &[], &[])
     }
 
+    /// The inode, if this is the key of an orphan.
+    pub fn orphaned(&self) -> Option<Inode> {
+        let is_orphan = self.0.first() == Some(&(KeyKind::Orphan as u8));
+        is_orphan.then(|| Self::number(&self.0, 0).map(Inode)).flatten()
+    }
+
     /// The encoded key.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
