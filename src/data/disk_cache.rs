@@ -110,10 +110,8 @@ impl DiskCache {
 
     /// Whether anything of the pack is there. Never waits for the disk.
     pub(super) fn has(&self, pack: &Path) -> bool {
-        let name = |pack: &Path| pack.filename().map(str::to_owned);
-        self.active()
-            .zip(name(pack))
-            .is_some_and(|(cache, name)| cache.index().files.contains(&name))
+        let named = self.active().zip(pack.filename());
+        named.is_some_and(|(cache, name)| cache.index().files.contains(name))
     }
 
     /// The pack's file, which becomes the most recently used. Waits for the disk.
