@@ -141,8 +141,13 @@ mod tests {
 
     #[test]
     fn counters_read_back() {
-        let counters =
-            Counters { commit: CommitNumber(9), next_inode: 2, inodes: 1, bytes: u64::MAX, next_pack: 4 };
+        let counters = Counters {
+            commit: CommitNumber(9),
+            next_inode: 2,
+            inodes: 1,
+            bytes: u64::MAX,
+            next_pack: 4,
+        };
         assert_eq!(Counters::decode(&counters.encode()), Ok(counters));
         assert!(Counters::decode(&counters.encode()[1..]).is_err());
     }

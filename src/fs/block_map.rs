@@ -8,15 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 
+use super::FsError;
 use super::core::{Core, missing};
 use super::group::Group;
 use super::system::Inner;
-use super::FsError;
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
 use crate::data::{BlockChange, Extents, FileEdits};
-use crate::format::{
-    Fragment, InodeRecord, Key, PAGE_BLOCKS, PackRecord, Page, page_of,
-};
+use crate::format::{Fragment, InodeRecord, Key, PAGE_BLOCKS, PackRecord, Page, page_of};
 
 /// A hole over fewer pages than this is looked through page by page, a longer one by a scan.
 const HOLE_PAGES_DIRECT: u64 = 4;
@@ -134,8 +132,8 @@ impl BlockMaps {
                 None => inner.committed_record(&key).await?,
             };
             let bytes = bytes.ok_or_else(|| FsError::from(missing("pack record")))?;
-            let mut record = PackRecord::decode(&bytes)
-                .map_err(|error| FsError::io(&error, error.kind()))?;
+            let mut record =
+                PackRecord::decode(&bytes).map_err(|error| FsError::io(&error, error.kind()))?;
             record.live = record.live.saturating_add_signed(delta);
             if record.live == 0 {
                 self.records.insert(key, None);

@@ -152,7 +152,8 @@ impl Inner {
             let mut core = self.lock();
             let core = &mut *core;
             if let Some(group) = core.committing.take() {
-                let records = Arc::try_unwrap(group).map_or_else(|g| g.records.clone(), |g| g.records);
+                let records =
+                    Arc::try_unwrap(group).map_or_else(|g| g.records.clone(), |g| g.records);
                 for (key, value) in records {
                     core.loading.changed(&key);
                     core.note_inline(&key, value.is_some());
@@ -256,8 +257,9 @@ impl Inner {
 }
 
 fn fenced() -> FsError {
-    let message = "another writer has taken the volume over: nothing more is stored by this mount; \
+    let message =
+        "another writer has taken the volume over: nothing more is stored by this mount; \
                    unmount it"
-        .to_owned();
+            .to_owned();
     FsError::Io { message, kind: ErrorKind::Conflict }
 }

@@ -157,7 +157,11 @@ impl Core {
 }
 
 /// The blocks that `from..to` touches, with the range inside each.
-fn blocks_of(core: &Core, from: u64, to: u64) -> impl Iterator<Item = (BlockIndex, u32, u32)> + use<> {
+fn blocks_of(
+    core: &Core,
+    from: u64,
+    to: u64,
+) -> impl Iterator<Item = (BlockIndex, u32, u32)> + use<> {
     let size = core.fixed.block_size;
     let (first, _) = size.split(from);
     let end = if from < to { size.count(to) } else { first.0 };
@@ -328,8 +332,7 @@ impl Tx<'_> {
             for span in spans.filled(from, to) {
                 let source = start + u64::from(span.at);
                 let target = source - range.from_offset + range.to_offset;
-                for (block, at, end) in
-                    blocks_of(self.core(), target, target + u64::from(span.len))
+                for (block, at, end) in blocks_of(self.core(), target, target + u64::from(span.len))
                 {
                     let ahead = (size.start(block) + u64::from(at) - target) as u32;
                     let from = span.at + ahead;

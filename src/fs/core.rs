@@ -137,7 +137,8 @@ impl Core {
 
     /// Whether the open group is to be closed without waiting for more changes.
     pub fn wants_commit(&self) -> bool {
-        let wanted = self.wanted >= self.open.number || self.open.record_bytes >= RECORD_BYTES_WANTED;
+        let wanted =
+            self.wanted >= self.open.number || self.open.record_bytes >= RECORD_BYTES_WANTED;
         wanted && !self.open.is_empty()
     }
 

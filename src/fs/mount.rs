@@ -90,7 +90,7 @@ impl FileSystem {
     /// # Errors
     /// [`FsError::Invalid`] for impossible settings; [`FsError::Io`] if the store
     /// does not answer or metadata is damaged.
-    pub async fn open(parts: FsParts) -> Result<Self, FsError> {
+    pub async fn mount(parts: FsParts) -> Result<Self, FsError> {
         parts.config.check().map_err(|_| FsError::Invalid)?;
         let counters = read_counters(&*parts.meta).await?;
         let fixed = Arc::new(Fixed {
@@ -126,7 +126,8 @@ impl FileSystem {
         let (mut start, end) = Key::range_of(KeyKind::Inline);
         loop {
             let scanned = self.scan(&start, &end).await?;
-            let pages = scanned.records.iter().filter_map(|(key, _)| Key::from_bytes(key).inline_page());
+            let pages =
+                scanned.records.iter().filter_map(|(key, _)| Key::from_bytes(key).inline_page());
             self.inner.lock().inline_pages.extend(pages);
             let Some(next) = scanned.next else { return Ok(()) };
             start = next;

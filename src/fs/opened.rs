@@ -68,8 +68,7 @@ impl Opened {
     }
 
     fn drop_unused(&mut self, inode: Inode) -> bool {
-        let unused =
-            self.references.get(&inode).is_none_or(|r| r.lookups == 0 && r.handles == 0);
+        let unused = self.references.get(&inode).is_none_or(|r| r.lookups == 0 && r.handles == 0);
         if unused {
             self.references.remove(&inode);
         }

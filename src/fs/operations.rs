@@ -83,7 +83,7 @@ impl FileSystem {
     }
 
     /// Opens a file or directory.
-    pub fn open_handle(&self, inode: Inode) -> Outcome<Handle> {
+    pub fn open(&self, inode: Inode) -> Outcome<Handle> {
         self.run(move |tx| {
             tx.inode(inode)?;
             Ok(tx.opened().open(inode))
@@ -262,7 +262,8 @@ impl FileSystem {
             let edits = core.groups().filter_map(|group| group.files.get(&inode));
             edits.filter_map(|edits| edits.next_edited(block)).min()
         };
-        let (mut start, end) = Key::range_under(crate::format::KeyKind::Page, inode, page_of(block).0);
+        let (mut start, end) =
+            Key::range_under(crate::format::KeyKind::Page, inode, page_of(block).0);
         loop {
             let scanned = self.scan(&start, &end).await?;
             for (key, value) in &scanned.records {

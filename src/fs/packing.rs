@@ -17,7 +17,7 @@ use super::core::Core;
 use super::group::Group;
 use super::system::Inner;
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
-use crate::data::{Buffer, BuiltPack, Chunk, ChunkRef, DataError, Extents, Piece, Span};
+use crate::data::{BuiltPack, Chunk, ChunkRef, Claim, DataError, Extents, Piece, Span};
 use crate::format::{Key, Place, page_of};
 
 /// A group with no more written bytes than this, and no packs, keeps them in its
@@ -42,14 +42,11 @@ const PACKS_IN_FLIGHT_MAX: usize = 4;
 /// Pause after a pack could not be stored.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Bytes that a packer has taken on.
-struct Claim {
+/// Claimed bytes and whose they are.
+struct Claimed {
     inode: Inode,
     block: BlockIndex,
-    at: u32,
-    buffer: Arc<Buffer>,
-    skip: u32,
-    content: Bytes,
+    claim: Claim,
 }
 
 impl Inner {
@@ -80,7 +77,7 @@ impl Inner {
     }
 
     /// A full pack's worth of the open group, unless enough are on their way.
-    fn claim_from_open(&self) -> Option<(CommitNumber, Vec<Claim>)> {
+    fn claim_from_open(&self) -> Option<(CommitNumber, Vec<Claimed>)> {
         let mut core = self.lock();
         let group = &mut core.open;
         if group.unclaimed_bytes < self.config.pack_bytes
@@ -105,12 +102,13 @@ impl Inner {
             if batches.is_empty() {
                 return Ok(());
             }
-            let packed = join_all(batches.into_iter().map(|claims| self.pack(number, claims))).await;
+            let packed =
+                join_all(batches.into_iter().map(|claims| self.pack(number, claims))).await;
             packed.into_iter().collect::<Result<(), _>>()?;
         }
     }
 
-    fn claim_batches(&self, number: CommitNumber) -> Vec<Vec<Claim>> {
+    fn claim_batches(&self, number: CommitNumber) -> Vec<Vec<Claimed>> {
         let mut core = self.lock();
         let Some(group) = core.group_mut(number) else { return Vec::new() };
         let claims = |_| {
@@ -122,17 +120,17 @@ impl Inner {
     }
 
     /// Seals and stores claimed bytes; on failure they are free to be claimed again.
-    async fn pack(&self, number: CommitNumber, claims: Vec<Claim>) -> Result<(), FsError> {
+    async fn pack(&self, number: CommitNumber, claims: Vec<Claimed>) -> Result<(), FsError> {
         let result = self.build_and_store(number, &claims).await;
         let mut core = self.lock();
         let result = match result {
             Ok(pack) => {
                 for (claim, place) in claims.iter().zip(&pack.places) {
                     if let Some((chunk, _)) = ChunkRef::from_place(place) {
-                        self.reader.insert(chunk, claim.content.clone());
+                        self.reader.insert(chunk, claim.claim.content());
                     }
                 }
-                core.replace_claims(number, claims, &pack);
+                core.replace_claims(number, &claims, &pack);
                 Ok(())
             }
             Err(error) => {
@@ -151,15 +149,15 @@ impl Inner {
     async fn build_and_store(
         &self,
         number: CommitNumber,
-        claims: &[Claim],
+        claims: &[Claimed],
     ) -> Result<BuiltPack, FsError> {
         let counter = self.next_pack.fetch_add(1, Ordering::Relaxed);
         let pack = PackNumber::new(self.writer, counter).ok_or_else(no_pack_number)?;
-        let chunk = |claim: &Claim| Chunk {
-            inode: claim.inode,
-            block: claim.block,
-            at: claim.at,
-            content: claim.content.clone(),
+        let chunk = |claimed: &Claimed| Chunk {
+            inode: claimed.inode,
+            block: claimed.block,
+            at: claimed.claim.at,
+            content: claimed.claim.content(),
         };
         let chunks: Vec<_> = claims.iter().map(chunk).collect();
         let packs = self.packs.clone();
@@ -320,23 +318,15 @@ fn inline_spans(extents: &mut Extents) {
 }
 
 /// Claims unclaimed bytes in the order of writing, up to `bytes_max` (one block more at most).
-fn claim(group: &mut Group, bytes_max: u64) -> Vec<Claim> {
+fn claim(group: &mut Group, bytes_max: u64) -> Vec<Claimed> {
     let (mut claims, mut bytes) = (Vec::new(), 0);
     while bytes < bytes_max
         && let Some((inode, block)) = group.queue.pop_front()
     {
         group.edit_if_edited(inode, block, |extents| {
-            extents.join_memory();
-            for span in extents.spans_mut() {
-                let Some(content) = span.memory() else { continue };
-                let Piece::Memory { buffer, skip } = &span.piece else { continue };
-                if buffer.is_claimed() {
-                    continue;
-                }
-                buffer.set_claimed(true);
-                bytes += u64::from(span.len);
-                let (buffer, skip, at) = (buffer.clone(), *skip, span.at);
-                claims.push(Claim { inode, block, at, buffer, skip, content });
+            for claim in extents.claim() {
+                bytes += claim.content().len() as u64;
+                claims.push(Claimed { inode, block, claim });
             }
         });
     }
@@ -345,35 +335,20 @@ fn claim(group: &mut Group, bytes_max: u64) -> Vec<Claim> {
 
 impl Core {
     /// Shows the place in the bucket wherever claimed bytes are still shown.
-    fn replace_claims(&mut self, number: CommitNumber, claims: Vec<Claim>, pack: &BuiltPack) {
+    fn replace_claims(&mut self, number: CommitNumber, claims: &[Claimed], pack: &BuiltPack) {
         let Some(group) = self.group_mut(number) else { return };
-        for (claim, place) in claims.into_iter().zip(&pack.places) {
-            group.edit_if_edited(claim.inode, claim.block, |extents| {
-                for span in extents.spans_mut() {
-                    let Piece::Memory { buffer, skip } = &span.piece else { continue };
-                    if Arc::ptr_eq(buffer, &claim.buffer) {
-                        span.piece = Piece::Stored(skip_into(place, *skip - claim.skip));
-                    }
-                }
-            });
+        for (claimed, place) in claims.iter().zip(&pack.places) {
+            let replace = |extents: &mut Extents| extents.replace(&claimed.claim, place);
+            group.edit_if_edited(claimed.inode, claimed.block, replace);
         }
         group.set(Key::pack(pack.number), Some(pack.record.encode().into()));
         group.packs_done += 1;
     }
 
-    fn release_claims(&mut self, number: CommitNumber, claims: &[Claim]) {
+    fn release_claims(&mut self, number: CommitNumber, claims: &[Claimed]) {
         let Some(group) = self.group_mut(number) else { return };
-        for claim in claims {
-            group.edit_if_edited(claim.inode, claim.block, |_| claim.buffer.set_claimed(false));
+        for Claimed { inode, block, claim } in claims {
+            group.edit_if_edited(*inode, *block, |_| claim.release());
         }
     }
-}
-
-/// `place` from `ahead` bytes further on.
-fn skip_into(place: &Place, ahead: u32) -> Place {
-    let mut place = place.clone();
-    if let Place::Pack { skip, .. } = &mut place {
-        *skip += ahead;
-    }
-    place
 }

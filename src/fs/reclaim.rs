@@ -49,7 +49,10 @@ impl Inner {
                 () = self.reclaim_wanted.notified() => {}
                 _ = closing.wait_for(|closing| *closing) => return,
             }
-            while let Some(inode) = { let next = self.waiting().pop(); next } {
+            while let Some(inode) = {
+                let next = self.waiting().pop();
+                next
+            } {
                 if let Err(error) = fs.reclaim(inode).await {
                     // It stays an orphan: the next mount gives it back.
                     tracing::warn!("inode {inode} not given back yet: {error}");

@@ -25,7 +25,7 @@ use crate::base::{BlockSize, Clock, CommitNumber, ErrorKind, Inode, Timestamp, W
 use crate::crypto::SecretKey;
 use crate::data::{BlockReader, PackContext, Uploader};
 use crate::format::Key;
-use crate::meta::{MetaRead, MetaStore, Record};
+use crate::meta::{MetaStore, Record};
 
 /// Records that one scan of the engine asks for.
 const SCAN_RECORDS: usize = 1024;
@@ -191,7 +191,8 @@ impl Inner {
             let records = self.meta.scan(start.as_bytes(), end.as_bytes(), SCAN_RECORDS).await;
             let records = records.map_err(|error| FsError::io(&error, error.kind()))?;
             let last = records.last().filter(|_| records.len() == SCAN_RECORDS);
-            let next = last.and_then(|(key, _)| Key::number(key, 0)).map(|n| Key::inode(Inode(n + 1)));
+            let next =
+                last.and_then(|(key, _)| Key::number(key, 0)).map(|n| Key::inode(Inode(n + 1)));
             found.extend(records);
             let Some(next) = next else { break };
             start = next;
