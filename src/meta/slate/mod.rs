@@ -41,6 +41,8 @@ mod flusher;
 mod reader;
 mod settings;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use reader::{SlateReader, View};
@@ -64,8 +66,11 @@ pub struct SlateMeta {
     tables: Arc<TableWriter>,
     /// Sequence number of the newest batch applied.
     applied: AtomicU64,
-    closing: Mutex<Option<watch::Receiver<Option<Result<(), MetaError>>>>>,
+    closing: Mutex<Option<watch::Receiver<Outcome>>>,
 }
+
+/// How the closing ended; `None` while it goes on.
+type Outcome = Option<Result<(), MetaError>>;
 
 impl SlateMeta {
     /// Opens the database, or makes an empty one, and fences every older writer.
@@ -136,7 +141,7 @@ impl SlateMeta {
     }
 
     /// Starts the closing once; every caller gets its outcome.
-    fn closing(&self) -> watch::Receiver<Option<Result<(), MetaError>>> {
+    fn closing(&self) -> watch::Receiver<Outcome> {
         let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         let started = closing.get_or_insert_with(|| {
             let (answer, outcome) = watch::channel(None);

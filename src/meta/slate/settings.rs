@@ -49,7 +49,7 @@ impl Default for Bounds {
             table_bytes: 16 << 20,
             tables_max: 64,
             unflushed_bytes_max: 96 << 20,
-            table_interval: Duration::from_secs(60),
+            table_interval: Duration::from_mins(1),
             table_flushes: 512,
             compaction_poll: IDLE_POLL,
         }
@@ -70,13 +70,13 @@ impl SlateOptions {
 }
 
 /// Polling interval of everything that polls: three pollers and six requests make about 0.1 a second.
-const IDLE_POLL: Duration = Duration::from_secs(60);
+const IDLE_POLL: Duration = Duration::from_mins(1);
 /// Garbage collection: a handful of LISTs each time.
-const GC_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const GC_INTERVAL: Duration = Duration::from_hours(1);
 /// Tables and manifests stay a day after their last use: longer than any follower lags or any reader's clock is off.
-const TABLE_AGE_MIN: Duration = Duration::from_secs(24 * 60 * 60);
+const TABLE_AGE_MIN: Duration = Duration::from_hours(24);
 /// Log objects stay an hour after they were written out as tables, for followers that replay them.
-const LOG_AGE_MIN: Duration = Duration::from_secs(60 * 60);
+const LOG_AGE_MIN: Duration = Duration::from_hours(1);
 /// Largest table that compaction writes.
 const COMPACTED_TABLE_BYTES: usize = 64 << 20;
 /// Read-ahead of one compaction input; up to 8 inputs are open at a time.
