@@ -121,13 +121,11 @@ impl Line {
         let fewer =
             |left: usize| Some(if left == usize::MAX { left } else { left.checked_sub(1)? });
         let left = self.writes_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer);
-        match left {
-            Ok(_) => (true, true),
-            Err(_) => {
-                self.cut.notify_one();
-                (self.last_arrives.swap(false, Ordering::SeqCst), false)
-            }
+        if left.is_ok() {
+            return (true, true);
         }
+        self.cut.notify_one();
+        (self.last_arrives.swap(false, Ordering::SeqCst), false)
     }
 }
 

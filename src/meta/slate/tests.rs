@@ -78,7 +78,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn small(options: &mut SlateOptions) {
     options.bounds = Bounds {
         table_bytes: 16 << 10,
-        tables_max: 3,
+        tables_max: 4,
         unflushed_bytes_max: 64 << 10,
         table_interval: Duration::from_millis(30),
         table_flushes: 4,
