@@ -6,6 +6,8 @@
 pub mod fs;
 // Content of files.
 pub mod data;
+// Object stores.
+pub mod store;
 // Byte layouts.
 pub mod format;
 // Sealing.
