@@ -6,6 +6,10 @@
 pub mod fs;
 // Content of files.
 pub mod data;
+// Headers, leases and pins: volumes made, opened and held.
+pub mod volume;
+// Ways to a volume key.
+pub mod keys;
 // Object stores.
 pub mod store;
 // Byte layouts.
