@@ -125,6 +125,9 @@ pub struct Lease {
 impl Lease {
     /// Takes the lease for a mount of this process at `mount_point`; with `takeover` even from its holder.
     ///
+    /// To be called by the process that serves the mount: the record names the caller, and a daemon's
+    /// parent that ended would look like a holder that is gone.
+    ///
     /// # Errors
     /// [`LeaseError::Held`], [`LeaseError::Unreadable`] (not with `takeover`), or the store's.
     pub async fn acquire(

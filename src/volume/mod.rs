@@ -5,9 +5,10 @@
 //! lease        sealed: who holds the write mount
 //!
 //! Secret --slot--> VK --HKDF-SHA256(salt = volume id, info = "lidfs/v1", purpose)-->
-//!     "header"       K_header: MAC of lidfs.json = HMAC(K_header, signed bytes)
+//!     "header"       K_header: MAC of lidfs.json = HMAC-SHA256(K_header, length u64 || signed bytes)
 //!     "keyring"      K_keyring: seals the keyring (path "keyring", kind Keyring, one chunk, epoch 0)
 //!     "fingerprint"  its first 8 bytes: what people and pins know a volume key by
+//! (HKDF's info and MACs take each part after its length as a little-endian u64.)
 //! keyring (keyring.rs) --> names key, epoch -> data key
 //! ```
 //!

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod slots;
+mod vector;
 
 use std::sync::Arc;
 
