@@ -6,6 +6,8 @@
 pub mod fs;
 // Content of files.
 pub mod data;
+// Ordered records.
+pub mod meta;
 // Headers, leases and pins: volumes made, opened and held.
 pub mod volume;
 // Ways to a volume key.

@@ -50,9 +50,14 @@ impl FileEdits {
             .or_insert_with(|| if hole { Extents::zero(block_bytes) } else { Extents::default() })
     }
 
-    /// The spans of `block` if it was edited.
-    pub fn edited_mut(&mut self, block: BlockIndex) -> Option<&mut Extents> {
-        self.blocks.get_mut(&block)
+    /// Whether `block` was edited.
+    pub fn is_edited(&self, block: BlockIndex) -> bool {
+        self.blocks.contains_key(&block)
+    }
+
+    /// The first edited block from `block` on.
+    pub fn next_edited(&self, block: BlockIndex) -> Option<BlockIndex> {
+        self.blocks.range(block..).next().map(|(block, _)| *block)
     }
 
     /// Makes blocks `from..to` a hole; gives back the edits that this drops.
@@ -80,23 +85,14 @@ impl FileEdits {
         self.blocks.iter().map(|(block, extents)| (*block, extents))
     }
 
-    /// Edited blocks of `from..to`, in order.
-    pub fn blocks_in(
-        &self,
-        from: BlockIndex,
-        to: BlockIndex,
-    ) -> impl Iterator<Item = (BlockIndex, &Extents)> {
-        self.blocks.range(from..to).map(|(block, extents)| (*block, extents))
-    }
-
     /// Holes, start to end (exclusive), in order.
     pub fn holes(&self) -> impl Iterator<Item = (BlockIndex, BlockIndex)> {
         self.holes.iter().map(|(start, end)| (*start, *end))
     }
 
-    /// Written bytes that are not in the bucket.
-    pub fn memory_bytes(&self) -> u64 {
-        self.blocks.values().map(Extents::memory_bytes).sum()
+    /// How many blocks were edited.
+    pub fn edited_count(&self) -> u64 {
+        self.blocks.len() as u64
     }
 }
 

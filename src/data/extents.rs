@@ -94,7 +94,7 @@ impl Span {
     }
 
     /// The part inside `from..to`.
-    fn slice(&self, from: u32, to: u32) -> Option<Self> {
+    pub fn slice(&self, from: u32, to: u32) -> Option<Self> {
         let (start, end) = (self.at.max(from), self.end().min(to));
         if start >= end {
             return None;
@@ -158,6 +158,19 @@ impl Extents {
         &mut self.spans
     }
 
+    /// The parts of the spans inside `from..to`, in order.
+    pub fn within(&self, from: u32, to: u32) -> impl Iterator<Item = Span> {
+        self.spans.iter().filter_map(move |span| span.slice(from, to))
+    }
+
+    /// The parts inside `from..to`, with zeros in the gaps.
+    pub fn filled(&self, from: u32, to: u32) -> Vec<Span> {
+        let mut filled = Self::default();
+        filled.put(from, to.saturating_sub(from), Piece::Zero);
+        let inside = Self { spans: self.within(from, to).collect() };
+        inside.over(&filled).spans
+    }
+
     /// Makes `from..to` a gap.
     pub fn cut(&mut self, from: u32, to: u32) {
         if from >= to || self.spans.iter().all(|span| span.end() <= from || span.at >= to) {
@@ -198,6 +211,13 @@ impl Extents {
         if memory.count() > MEMORY_SPANS_MAX {
             self.join_memory();
         }
+    }
+
+    /// Writes `data` at `at` where there are gaps.
+    pub fn fill(&mut self, at: u32, data: &[u8]) {
+        let mut below = Self::default();
+        below.write(at, data);
+        *self = self.over(&below);
     }
 
     /// Changes bytes in place where one span that nobody shares has them all.
