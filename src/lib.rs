@@ -3,3 +3,4 @@
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
 pub mod base;
+pub mod store;
