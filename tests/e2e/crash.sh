@@ -56,7 +56,7 @@ for ((number = 1; number <= RANDOM_KILLS; number++)); do
 done
 # What one crash left, the later ones have not touched.
 for kept in "$work"/kept.*; do
-    run diff -r "$kept" "$mnt/${kept##*/kept.}"
+    run diff -r --no-dereference "$kept" "$mnt/${kept##*/kept.}"
 done
 umount_volume
 say "$((RANDOM_KILLS + KILLS_AFTER_FSYNC)) crashes, each left a prefix that holds the last acknowledged fsync"

@@ -24,7 +24,7 @@ written=$(peak_mib "$pid")
 say "writing $GIB GiB: peak $written MiB, $((SECONDS - start)) s"
 
 umount_volume
-drop_caches
+lose_machine
 mount_volume
 pid=$(daemon_pid)
 start=$SECONDS

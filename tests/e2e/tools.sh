@@ -82,7 +82,7 @@ check_restic() {
     run restic -r "$mnt/restic" --no-cache check --read-data
     rm -rf "$work/restored"
     run restic -r "$mnt/restic" --no-cache restore latest --target "$work/restored"
-    run diff -r "$mnt/source" "$work/restored$mnt/source"
+    run diff -r --no-dereference "$mnt/source" "$work/restored$mnt/source"
 }
 
 use_borg() {
