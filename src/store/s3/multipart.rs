@@ -112,26 +112,26 @@ impl MultipartUpload for Upload {
             .upload_id(&self.id)
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
         let outcome = run(&self.store, 0, || request.clone().send()).await;
-        if outcome.is_ambiguous
-            && let Err(failure) = &outcome.result
-            && failure.code == "NoSuchUpload"
-        {
-            // The answer to an earlier attempt was lost, and the upload is over.
-            let found = get::head(&self.store, &self.location, None).await?.meta;
-            if found.size == self.bytes {
-                return Ok(PutResult {
-                    e_tag: found.e_tag,
-                    version: found.version,
-                    extensions: Extensions::default(),
-                });
+        // The answer to an earlier attempt was lost, and the upload is over.
+        let is_over = outcome.is_ambiguous
+            && outcome.result.as_ref().is_err_and(|failure| failure.code == "NoSuchUpload");
+        if is_over {
+            let found = self.look().await?;
+            if found.0 == self.bytes {
+                return Ok(found.1);
             }
         }
         let output = outcome.into_result(&self.store, key)?;
-        Ok(PutResult {
-            e_tag: output.e_tag,
-            version: output.version_id,
-            extensions: Extensions::default(),
-        })
+        match output.e_tag {
+            // Ceph RGW 16 leaves it empty.
+            None => Ok(self.look().await?.1),
+            Some(e_tag) if e_tag.is_empty() => Ok(self.look().await?.1),
+            e_tag => Ok(PutResult {
+                e_tag,
+                version: output.version_id,
+                extensions: Extensions::default(),
+            }),
+        }
     }
 
     async fn abort(&mut self) -> Result<()> {
@@ -147,6 +147,15 @@ impl MultipartUpload for Upload {
             Err(failure) if failure.fault == StoreFault::NotFound => Ok(()),
             _ => outcome.into_result(&self.store, self.location.as_ref()).map(drop),
         }
+    }
+}
+
+impl Upload {
+    /// Size and version of what is there now.
+    async fn look(&self) -> Result<(u64, PutResult)> {
+        let found = get::head(&self.store, &self.location, None).await?.meta;
+        let (e_tag, version) = (found.e_tag, found.version);
+        Ok((found.size, PutResult { e_tag, version, extensions: Extensions::default() }))
     }
 }
 
