@@ -8,6 +8,10 @@ pub mod fs;
 pub mod data;
 // Ordered records.
 pub mod meta;
+// Headers, leases and pins: volumes made, opened and held.
+pub mod volume;
+// Ways to a volume key.
+pub mod keys;
 // Object stores.
 pub mod store;
 // Byte layouts.

@@ -26,6 +26,12 @@ use crate::crypto::SecretKey;
 use crate::data::PackSeal;
 use crate::format::{Counters, FormatError, InodeRecord, Key, PackRecord, Page};
 
+/// A group with this many bytes of changed records closes.
+const RECORD_BYTES_WANTED: u64 = 16 << 20;
+
+/// No group has more bytes of changed records: a commit is one batch, which the engine bounds.
+const RECORD_BYTES_MAX: u64 = 40 << 20;
+
 /// Why an attempt at an operation ended without a result.
 #[derive(Debug)]
 pub(super) enum Stop {
@@ -129,6 +135,19 @@ impl Core {
         std::iter::once(&self.open).chain(self.committing.as_deref())
     }
 
+    /// Whether the open group is to be closed without waiting for more changes.
+    pub fn wants_commit(&self) -> bool {
+        let wanted =
+            self.wanted >= self.open.number || self.open.record_bytes >= RECORD_BYTES_WANTED;
+        wanted && !self.open.is_empty()
+    }
+
+    /// Whether changes have to wait.
+    pub fn is_full(&self) -> bool {
+        self.dirty_bytes() >= self.fixed.dirty_bytes_max
+            || self.open.record_bytes >= RECORD_BYTES_MAX
+    }
+
     /// Bytes that wait to be committed.
     pub fn dirty_bytes(&self) -> u64 {
         let bytes = |group: &Group| group.memory_bytes + group.record_bytes;
@@ -201,7 +220,7 @@ impl<'a> Tx<'a> {
         if self.core.mode != Mode::ReadWrite {
             return Err(FsError::ReadOnly.into());
         }
-        if self.core.dirty_bytes() >= self.core.fixed.dirty_bytes_max {
+        if self.core.is_full() {
             return Err(Stop::Room);
         }
         Ok(())

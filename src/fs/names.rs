@@ -118,12 +118,7 @@ impl Tx<'_> {
         }
     }
 
-    fn add_entry(
-        &mut self,
-        parent: Inode,
-        name: &[u8],
-        target: (Inode, FileKind),
-    ) -> Attempt<()> {
+    fn add_entry(&mut self, parent: Inode, name: &[u8], target: (Inode, FileKind)) -> Attempt<()> {
         let mut free = match self.search(parent, name)? {
             Search::Found(_) => return Err(FsError::Exists.into()),
             Search::Free(free) => free,
@@ -267,7 +262,12 @@ impl Tx<'_> {
         Ok(attributes)
     }
 
-    pub fn rename(&mut self, from: (Inode, &[u8]), to: (Inode, &[u8]), mode: RenameMode) -> Attempt<()> {
+    pub fn rename(
+        &mut self,
+        from: (Inode, &[u8]),
+        to: (Inode, &[u8]),
+        mode: RenameMode,
+    ) -> Attempt<()> {
         self.change()?;
         check_name(from.1)?;
         check_name(to.1)?;
