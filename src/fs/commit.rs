@@ -240,19 +240,14 @@ impl Inner {
     /// Asks for a commit of all that is dirty; gives its number, `None` if nothing is.
     pub fn want_commit(&self) -> Result<Option<CommitNumber>, FsError> {
         let mut core = self.lock();
-        if !core.open.is_empty() {
-            if core.mode == Mode::Fenced {
-                return Err(fenced());
-            }
-            core.wanted = core.wanted.max(core.open.number);
-            return Ok(Some(core.open.number));
+        if core.mode == Mode::Fenced {
+            return Err(fenced());
         }
-        match &core.committing {
-            Some(_) if core.mode == Mode::Fenced => Err(fenced()),
-            Some(group) => Ok(Some(group.number)),
-            None if core.mode == Mode::Fenced => Err(fenced()),
-            None => Ok(None),
+        if core.open.is_empty() {
+            return Ok(core.committing.as_ref().map(|group| group.number));
         }
+        core.wanted = core.wanted.max(core.open.number);
+        Ok(Some(core.open.number))
     }
 }
 

@@ -25,7 +25,7 @@ impl Default for FsConfig {
             commit_interval: Duration::from_secs(5),
             dirty_bytes_max: 128 * MIB,
             pack_bytes: 16 * MIB,
-            deadline: Duration::from_secs(120),
+            deadline: Duration::from_mins(2),
             record_cache_bytes: 32 * MIB,
         }
     }

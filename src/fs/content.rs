@@ -32,7 +32,7 @@ impl ReadPlan {
     /// The chunks that are needed, each as often as it is used.
     pub fn chunks(&self) -> Vec<(ChunkRef, PackSeal)> {
         let chunk = |part: &(usize, usize, Source)| match &part.2 {
-            Source::Chunk { chunk, seal, .. } => Some((*chunk, seal.clone())),
+            Source::Chunk { chunk, seal, .. } => Some((*chunk, *seal)),
             Source::Memory(_) => None,
         };
         self.parts.iter().filter_map(chunk).collect()

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::FsError;
-use super::cache::RecordCache;
+use super::cache::{Known, RecordCache};
 use super::group::Group;
 use super::loading::Loading;
 use super::opened::Opened;
@@ -100,20 +100,10 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// A record as the volume now stands; `None` in the outer option if memory does not know.
-    pub fn record(&mut self, key: &Key) -> Option<Option<Bytes>> {
-        if let Some(value) = self.open.records.get(key) {
-            return Some(value.clone());
-        }
-        self.committed_or_committing(key)
-    }
-
-    /// A record as of the last closed group.
-    pub fn committed_or_committing(&mut self, key: &Key) -> Option<Option<Bytes>> {
-        if let Some(value) = self.committing.as_ref().and_then(|group| group.records.get(key)) {
-            return Some(value.clone());
-        }
-        self.cache.get(key)
+    /// A record as the volume now stands; `None` if memory does not know.
+    pub fn record(&mut self, key: &Key) -> Option<Known> {
+        let changed = self.groups().find_map(|group| group.records.get(key));
+        changed.cloned().or_else(|| self.cache.get(key))
     }
 
     /// A record, or a stop that asks to load it.

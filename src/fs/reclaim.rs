@@ -40,6 +40,10 @@ impl Inner {
         self.unreferenced.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    fn next_waiting(&self) -> Option<Inode> {
+        self.waiting().pop()
+    }
+
     /// Gives back orphans until the mount closes.
     pub async fn run_reclaimer(self: Arc<Self>) {
         let fs = FileSystem { inner: self.clone() };
@@ -49,10 +53,7 @@ impl Inner {
                 () = self.reclaim_wanted.notified() => {}
                 _ = closing.wait_for(|closing| *closing) => return,
             }
-            while let Some(inode) = {
-                let next = self.waiting().pop();
-                next
-            } {
+            while let Some(inode) = self.next_waiting() {
                 if let Err(error) = fs.reclaim(inode).await {
                     // It stays an orphan: the next mount gives it back.
                     tracing::warn!("inode {inode} not given back yet: {error}");

@@ -43,7 +43,7 @@ impl TestVolume {
         let meta = MemoryVolume::new();
         format_volume(&meta.open(), &SystemClock, 0, 0).await.unwrap();
         let config = FsConfig {
-            commit_interval: Duration::from_secs(3600),
+            commit_interval: Duration::from_hours(1),
             dirty_bytes_max: 8 * MIB,
             pack_bytes: MIB,
             deadline: Duration::from_secs(10),
