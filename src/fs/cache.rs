@@ -39,6 +39,12 @@ impl RecordCache {
             self.bytes -= cost(&key, old.as_ref());
         }
     }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
 }
 
 fn cost(key: &Key, value: Option<&Bytes>) -> usize {

@@ -112,8 +112,10 @@ impl Inner {
             maps.install(&mut self.lock(), closed.number);
         }
         let batch = self.batch(closed);
-        self.meta.apply(batch).await?;
-        self.meta.flush().await?;
+        // Without an engine nothing can have changed.
+        let Some(engine) = &self.engine else { return Ok(()) };
+        engine.apply(batch).await?;
+        engine.flush().await?;
         Ok(())
     }
 

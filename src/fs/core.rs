@@ -85,6 +85,8 @@ pub(super) struct Core {
     pub mode: Mode,
     pub open: Group,
     pub committing: Option<Arc<Group>>,
+    /// Which state of the writer a following mount shows.
+    pub view: u64,
     /// The last group that is in the bucket.
     pub committed: CommitNumber,
     /// Groups up to this one are to be committed without waiting for more.
@@ -104,6 +106,15 @@ impl Core {
     pub fn record(&mut self, key: &Key) -> Option<Known> {
         let changed = self.groups().find_map(|group| group.records.get(key));
         changed.cloned().or_else(|| self.cache.get(key))
+    }
+
+    /// Forgets what is cached when the followed state has moved on.
+    pub fn follow(&mut self, view: u64) {
+        if self.view != view {
+            self.view = view;
+            self.cache.clear();
+            self.loading.all_changed();
+        }
     }
 
     /// A record, or a stop that asks to load it.

@@ -39,7 +39,7 @@ pub use config::FsConfig;
 pub use error::FsError;
 pub use mount::{format_volume, read_counters};
 pub use status::{FsHealth, FsStatus};
-pub use system::{FileSystem, FsParts};
+pub use system::{FileSystem, FsParts, Records};
 pub use types::{
     Allocate, Attributes, Caller, Content, CopyRange, Handle, ListedEntry, NewNode, NewTime,
     Outcome, RenameMode, Seek, SetAttributes, Usage, WriteOrigin, XattrMode,

@@ -13,10 +13,10 @@ use super::group::Group;
 use super::loading::Loading;
 use super::opened::Opened;
 use super::system::Inner;
-use super::{FileSystem, FsError, FsParts};
+use super::{FileSystem, FsError, FsParts, Records};
 use crate::base::{Clock, CommitNumber, ErrorKind, Inode};
 use crate::format::{Counters, FileKind, InodeFlags, InodeRecord, Key, KeyKind};
-use crate::meta::{Batch, MetaStore};
+use crate::meta::{Batch, MetaRead, MetaStore};
 
 /// Permission bits of a new volume's root directory.
 const ROOT_PERMISSIONS: u16 = 0o755;
@@ -85,14 +85,18 @@ pub async fn read_counters(meta: &dyn crate::meta::MetaRead) -> Result<Counters,
 }
 
 impl FileSystem {
-    /// Opens a volume for reading and writing and starts its background work.
+    /// Opens a volume and, if this mount is the writer, starts its background work.
     ///
     /// # Errors
     /// [`FsError::Invalid`] for impossible settings; [`FsError::Io`] if the store
     /// does not answer or metadata is damaged.
     pub async fn mount(parts: FsParts) -> Result<Self, FsError> {
         parts.config.check().map_err(|_| FsError::Invalid)?;
-        let counters = read_counters(&*parts.meta).await?;
+        let (meta, is_writer) = match &parts.records {
+            Records::Writer(engine) => (engine.clone() as Arc<dyn MetaRead>, true),
+            Records::Reader(engine) => (engine.clone(), false),
+        };
+        let counters = read_counters(&*meta).await?;
         let fixed = Arc::new(Fixed {
             block_size: parts.block_size,
             names: parts.names.clone(),
@@ -100,7 +104,8 @@ impl FileSystem {
         });
         let core = Core {
             fixed,
-            mode: Mode::ReadWrite,
+            mode: if is_writer { Mode::ReadWrite } else { Mode::ReadOnly },
+            view: meta.version(),
             open: Group::new(CommitNumber(counters.commit.0 + 1)),
             committing: None,
             committed: counters.commit,
@@ -114,6 +119,9 @@ impl FileSystem {
         };
         let inner = Arc::new(Inner::new(parts, core));
         let fs = Self { inner };
+        if !is_writer {
+            return Ok(fs);
+        }
         fs.find_inline_pages().await?;
         fs.reclaim_leftovers().await?;
         fs.inner.supervise(fs.inner.clone().run_committer());
@@ -146,7 +154,8 @@ impl FileSystem {
         self.flush().await?;
         self.inner.closing.send_replace(true);
         let closed = super::system::within(self.inner.config.deadline, async {
-            self.inner.meta.close().await.map_err(|error| FsError::io(&error, error.kind()))
+            let Some(engine) = &self.inner.engine else { return Ok(()) };
+            engine.close().await.map_err(|error| FsError::io(&error, error.kind()))
         });
         closed.await
     }

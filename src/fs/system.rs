@@ -25,15 +25,23 @@ use crate::base::{BlockSize, Clock, CommitNumber, ErrorKind, Inode, Timestamp, W
 use crate::crypto::SecretKey;
 use crate::data::{BlockReader, PackContext, Uploader};
 use crate::format::Key;
-use crate::meta::{MetaStore, Record};
+use crate::meta::{MetaRead, MetaStore, Record};
 
 /// Records that one scan of the engine asks for.
 const SCAN_RECORDS: usize = 1024;
 
+/// Where records are.
+pub enum Records {
+    /// This mount is the writer.
+    Writer(Arc<dyn MetaStore>),
+    /// This mount only reads: it follows a writer, or stands at a checkpoint.
+    Reader(Arc<dyn MetaRead>),
+}
+
 /// What a mounted volume is made of.
 pub struct FsParts {
     /// Where records are read and written.
-    pub meta: Arc<dyn MetaStore>,
+    pub records: Records,
     /// Reads blocks of packs.
     pub reader: Arc<BlockReader>,
     /// Builds packs.
@@ -63,7 +71,9 @@ pub(super) struct Progress {
 
 pub(super) struct Inner {
     core: Mutex<Core>,
-    pub meta: Arc<dyn MetaStore>,
+    pub meta: Arc<dyn MetaRead>,
+    /// The same engine as its writer; `None` on a mount that only reads.
+    pub engine: Option<Arc<dyn MetaStore>>,
     pub reader: Arc<BlockReader>,
     pub packs: Arc<PackContext>,
     pub uploader: Arc<Uploader>,
@@ -94,13 +104,25 @@ pub struct FileSystem {
     pub(super) inner: Arc<Inner>,
 }
 
+impl Records {
+    /// The engine for reading, and for writing if this mount may.
+    pub(super) fn split(self) -> (Arc<dyn MetaRead>, Option<Arc<dyn MetaStore>>) {
+        match self {
+            Self::Writer(engine) => (engine.clone(), Some(engine)),
+            Self::Reader(engine) => (engine, None),
+        }
+    }
+}
+
 impl Inner {
     pub(super) fn new(parts: FsParts, core: Core) -> Self {
         let progress = Progress { committed: core.committed, fenced: false };
+        let (meta, engine) = parts.records.split();
         Self {
             fixed: core.fixed.clone(),
             core: Mutex::new(core),
-            meta: parts.meta,
+            meta,
+            engine,
             reader: parts.reader,
             packs: parts.packs,
             uploader: parts.uploader,
@@ -136,6 +158,9 @@ impl Inner {
     pub fn attempt<T>(&self, operation: &mut impl FnMut(&mut Tx<'_>) -> Attempt<T>) -> Attempt<T> {
         let now = self.now();
         let mut core = self.lock();
+        if self.engine.is_none() {
+            core.follow(self.meta.version());
+        }
         let clean = core.open.began.is_none();
         let mut tx = Tx::new(&mut core, now);
         let result = operation(&mut tx)?;

@@ -10,7 +10,8 @@ use crate::crypto::{DataKey, DataKeys, SecretKey};
 use crate::data::{BlockReader, Compression, PackContext, ReaderConfig, Uploader};
 use crate::format::FileKind;
 use crate::fs::{
-    Attributes, Caller, FileSystem, FsConfig, FsParts, Handle, NewNode, WriteOrigin, format_volume,
+    Attributes, Caller, FileSystem, FsConfig, FsParts, Handle, NewNode, Records, WriteOrigin,
+    format_volume,
 };
 use crate::meta::MemoryVolume;
 use crate::store::object_store::ObjectStore;
@@ -64,7 +65,7 @@ impl TestVolume {
         let meta = self.meta.open();
         FileSystem::mount(FsParts {
             writer: meta.writer_epoch(),
-            meta: Arc::new(meta),
+            records: Records::Writer(Arc::new(meta)),
             reader: Arc::new(reader),
             packs: self.context.clone(),
             uploader: Arc::new(Uploader::new(self.store.clone(), 4)),
