@@ -40,7 +40,7 @@ impl Default for StoreConfig {
             allow_http: false,
             ca_file: None,
             single_machine: false,
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_mins(1),
         }
     }
 }
@@ -75,7 +75,7 @@ mod tests {
     fn an_empty_section_is_the_default() {
         let config: StoreConfig = toml::from_str("").unwrap();
         assert_eq!(config, StoreConfig::default());
-        assert_eq!(config.deadline, Duration::from_secs(60));
+        assert_eq!(config.deadline, Duration::from_mins(1));
         assert!(!config.allow_http && !config.single_machine);
     }
 
@@ -94,7 +94,7 @@ mod tests {
             "#,
         )
         .unwrap();
-        assert_eq!(config.deadline, Duration::from_secs(120));
+        assert_eq!(config.deadline, Duration::from_mins(2));
         assert_eq!(config.path_style, Some(true));
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<StoreConfig>(&text).unwrap(), config);

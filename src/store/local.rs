@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::{Path as FsPath, PathBuf};
+use std::path::Path as FsPath;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -101,7 +101,7 @@ struct Opened {
 impl Opened {
     fn new(tree: &Tree, location: &Path) -> Result<Self, StoreError> {
         let file = tree.open_object(location)?;
-        let fail = |error| tree.error(location, "read", error);
+        let fail = |error| tree::error_at(location, "read", error);
         let stat = file.metadata().map_err(fail)?;
         let label = Label::read(&file).map_err(fail)?;
         let meta = ObjectMeta {
@@ -174,7 +174,7 @@ impl ObjectStore for LocalStore {
         let work = move |tree: &Tree| {
             let mut staged = Staged::new(tree, &to)?;
             staged.write(payload.iter())?;
-            publish(tree, staged, &to, opts.attributes, &opts.mode)
+            publish(tree, &staged, &to, opts.attributes, &opts.mode)
         };
         self.blocking(work, location).await
     }
@@ -244,7 +244,7 @@ impl ObjectStore for LocalStore {
                 CopyMode::Overwrite => PutMode::Overwrite,
                 CopyMode::Create => PutMode::Create,
             };
-            publish(tree, staged, &target, opened.attributes, &mode).map(drop)
+            publish(tree, &staged, &target, opened.attributes, &mode).map(drop)
         };
         self.blocking(work, to).await
     }
@@ -253,7 +253,7 @@ impl ObjectStore for LocalStore {
 /// Makes a written file the object, durably.
 fn publish(
     tree: &Tree,
-    staged: Staged,
+    staged: &Staged,
     location: &Path,
     attributes: Attributes,
     mode: &PutMode,
@@ -312,7 +312,7 @@ impl MultipartUpload for Upload {
         let (to, attributes) = (self.location.clone(), std::mem::take(&mut self.attributes));
         let work = move |tree: &Tree| {
             let staged = staged.ok_or_else(|| over(&to))?;
-            publish(tree, staged, &to, attributes, &PutMode::Overwrite)
+            publish(tree, &staged, &to, attributes, &PutMode::Overwrite)
         };
         self.store.blocking(work, &self.location).await
     }
@@ -321,9 +321,4 @@ impl MultipartUpload for Upload {
         self.staged.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(())
     }
-}
-
-/// Where a store's own files live, below its root.
-fn own_path(root: &FsPath, name: &str) -> PathBuf {
-    root.join(name)
 }

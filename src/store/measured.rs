@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -50,11 +50,12 @@ impl Counter {
 
     fn read(&self) -> OperationCounts {
         let requests = self.requests.load(Relaxed);
+        let ms = |micros| Duration::from_micros(micros).as_secs_f64() * 1000.0;
         OperationCounts {
             requests,
             errors: self.errors.load(Relaxed),
-            latency_ms_mean: self.micros.load(Relaxed) as f64 / 1000.0 / requests.max(1) as f64,
-            latency_ms_max: self.micros_max.load(Relaxed) as f64 / 1000.0,
+            latency_ms_mean: ms(self.micros.load(Relaxed) / requests.max(1)),
+            latency_ms_max: ms(self.micros_max.load(Relaxed)),
         }
     }
 }
@@ -348,12 +349,11 @@ impl<T: ObjectStore> MeasuredStore<T> {
             .map(Some)
             .chain(futures::stream::iter([None]))
             .filter_map(move |item| {
-                let item = match item {
-                    Some(result) => Some(watch.item(result)),
-                    None => {
-                        watch.end();
-                        None
-                    }
+                let item = if let Some(result) = item {
+                    Some(watch.item(result))
+                } else {
+                    watch.end();
+                    None
                 };
                 std::future::ready(item)
             })

@@ -156,3 +156,28 @@ async fn a_local_store_below_a_file_is_refused() {
         assert_eq!(error.fault, StoreFault::NoBucket, "{error}");
     }
 }
+
+/// Set in the child of the next test, whose environment is otherwise empty.
+const CHILD: &str = "LIDFS_TEST_CHILD";
+
+#[tokio::test]
+async fn credentials_that_nobody_has_are_missed_with_advice() {
+    if std::env::var_os(CHILD).is_none() {
+        let name = "refusals::credentials_that_nobody_has_are_missed_with_advice";
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name])
+            .env_clear()
+            .envs([(CHILD, "1"), ("HOME", "/nonexistent"), ("AWS_EC2_METADATA_DISABLED", "true")])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    // Were anything sent, nobody would listen.
+    let config =
+        StoreConfig { endpoint: Some("http://127.0.0.1:9".to_owned()), ..StoreConfig::default() };
+    let store = open(&"s3://bucket/prefix".parse().unwrap(), &config).await.unwrap();
+    let error = store.get(&Path::from("object")).await.unwrap_err();
+    assert_refusal(&error, StoreFault::NoCredentials, &["AWS_ACCESS_KEY_ID", "profile"]);
+}

@@ -82,8 +82,8 @@ impl Drop for Staged {
 
 impl Staged {
     pub fn new(tree: &Tree, location: &Path) -> Result<Self, StoreError> {
-        tree.check(location)?;
-        let fail = |error| tree.error(location, "stage", error);
+        Tree::check(location)?;
+        let fail = |error| super::tree::error_at(location, "stage", error);
         let name = getrandom::u64().map_err(|error| fail(io::Error::other(error)))?;
         let path = tree.staging().join(format!("{name:016x}"));
         let mut options = OpenOptions::new();

@@ -8,7 +8,6 @@ use std::path::{Path as FsPath, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::file::{Label, Staged};
-use super::own_path;
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{Extensions, ListResult, ObjectMeta};
 use crate::store::{StoreError, StoreFault};
@@ -16,8 +15,8 @@ use crate::store::{StoreError, StoreFault};
 const LOCK: &str = ".lidfs-lock";
 const STAGING: &str = ".lidfs-tmp";
 /// A staged file this old belongs to no running upload.
-const STAGED_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-/// How often a directory that a concurrent delete removed is made again.
+const STAGED_AGE_MAX: Duration = Duration::from_hours(24);
+/// How often a directory is made, again if a concurrent delete removed it.
 const MKDIR_TRIES_MAX: u32 = 16;
 
 pub(super) struct Tree {
@@ -50,7 +49,7 @@ impl Tree {
         make_dirs(root).map_err(fail)?;
         // Links in the root would escape the comparison of paths below.
         let root = root.canonicalize().map_err(fail)?;
-        make_dirs(&own_path(&root, STAGING)).map_err(fail)?;
+        make_dirs(&root.join(STAGING)).map_err(fail)?;
         let tree = Self { root };
         drop(tree.lock_file().map_err(fail)?);
         tree.remove_stale();
@@ -62,18 +61,13 @@ impl Tree {
     }
 
     pub fn staging(&self) -> PathBuf {
-        own_path(&self.root, STAGING)
-    }
-
-    #[allow(clippy::unused_self)] // Reads as the tree's own error everywhere it is used.
-    pub fn error(&self, location: &Path, doing: &str, error: io::Error) -> StoreError {
-        error_at(location, doing, error)
+        self.root.join(STAGING)
     }
 
     fn lock_file(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
-        options.open(own_path(&self.root, LOCK))
+        options.open(self.root.join(LOCK))
     }
 
     fn remove_stale(&self) {
@@ -89,7 +83,7 @@ impl Tree {
     }
 
     /// Refuses names that are this store's own, or that are none.
-    pub fn check(&self, location: &Path) -> Result<(), StoreError> {
+    pub fn check(location: &Path) -> Result<(), StoreError> {
         let first = location.parts().next();
         let first = first.as_ref().map(AsRef::as_ref);
         if matches!(first, None | Some(LOCK | STAGING)) {
@@ -105,64 +99,63 @@ impl Tree {
     }
 
     pub fn open_object(&self, location: &Path) -> Result<File, StoreError> {
-        self.check(location)?;
+        Self::check(location)?;
         let fail = |error: io::Error| match error.kind() {
             // A directory, or a path below a file: no such object, as S3 would say.
-            Io::NotADirectory => self.error(location, "read", Io::NotFound.into()),
-            _ => self.error(location, "read", error),
+            Io::NotADirectory => error_at(location, "read", Io::NotFound.into()),
+            _ => error_at(location, "read", error),
         };
         let file = File::open(self.path(location)).map_err(fail)?;
         if file.metadata().map_err(fail)?.is_dir() {
-            return Err(self.error(location, "read", Io::NotFound.into()));
+            return Err(error_at(location, "read", Io::NotFound.into()));
         }
         Ok(file)
     }
 
-    /// Runs `place` with the parent directory in being, then syncs that.
+    /// Runs `place`, which gives the object its name, and syncs the directory of that name.
+    ///
+    /// Directories are made and synced under the exclusive lock: whoever finds one under the
+    /// shared lock can rely on its being durable.
     fn place(
         &self,
         location: &Path,
         place: impl Fn(&FsPath) -> io::Result<()>,
     ) -> Result<(), StoreError> {
         let path = self.path(location);
-        let fail = |error| self.error(location, "write", error);
         let parent = path.parent().unwrap_or(&self.root);
-        let mut tries = 0;
-        loop {
-            make_dirs(parent).map_err(fail)?;
+        let fail = |error| error_at(location, "write", error);
+        for _ in 0..MKDIR_TRIES_MAX {
+            let lock = self.lock(location, File::lock_shared)?;
             match place(&path) {
                 Ok(()) => return sync_dir(parent).map_err(fail),
-                Err(error) if error.kind() == Io::NotFound && tries < MKDIR_TRIES_MAX => tries += 1,
-                Err(error) => return Err(fail(error)),
+                Err(error) if error.kind() != Io::NotFound => return Err(fail(error)),
+                Err(_) => drop(lock),
             }
+            let _lock = self.lock(location, File::lock)?;
+            make_dirs(parent).map_err(fail)?;
         }
+        let text = format!("{location}: its directory vanishes as often as it is made");
+        Err(StoreError::new(StoreFault::Unavailable, text))
     }
 
-    pub fn replace(&self, staged: Staged, location: &Path) -> Result<(), StoreError> {
-        let lock = self.lock(location, File::lock_shared)?;
-        let placed = self.place(location, |path| fs::rename(staged.path(), path));
-        drop(lock);
-        placed
+    pub fn replace(&self, staged: &Staged, location: &Path) -> Result<(), StoreError> {
+        self.place(location, |path| fs::rename(staged.path(), path))
     }
 
-    pub fn create(&self, staged: Staged, location: &Path) -> Result<(), StoreError> {
-        let lock = self.lock(location, File::lock_shared)?;
-        let placed = self.place(location, |path| fs::hard_link(staged.path(), path));
-        drop(lock);
-        placed
+    pub fn create(&self, staged: &Staged, location: &Path) -> Result<(), StoreError> {
+        self.place(location, |path| fs::hard_link(staged.path(), path))
     }
 
     pub fn update(
         &self,
-        staged: Staged,
+        staged: &Staged,
         location: &Path,
         expected: &str,
     ) -> Result<(), StoreError> {
-        let lock = self.lock(location, File::lock)?;
+        let _lock = self.lock(location, File::lock)?;
+        let fail = |error| error_at(location, "update", error);
         let found = match self.open_object(location) {
-            Ok(file) => {
-                Some(Label::read(&file).map_err(|e| self.error(location, "read", e))?.e_tag)
-            }
+            Ok(file) => Some(Label::read(&file).map_err(fail)?.e_tag),
             Err(error) if error.fault == StoreFault::NotFound => None,
             Err(error) => return Err(error),
         };
@@ -171,9 +164,9 @@ impl Tree {
             let text = format!("{location}: is {found}, not {expected}");
             return Err(StoreError::new(StoreFault::Precondition, text));
         }
-        let placed = self.place(location, |path| fs::rename(staged.path(), path));
-        drop(lock);
-        placed
+        let path = self.path(location);
+        fs::rename(staged.path(), &path).map_err(fail)?;
+        sync_dir(path.parent().unwrap_or(&self.root)).map_err(fail)
     }
 
     fn lock(
@@ -182,14 +175,14 @@ impl Tree {
         take: impl Fn(&File) -> io::Result<()>,
     ) -> Result<File, StoreError> {
         let taken = self.lock_file().and_then(|file| take(&file).map(|()| file));
-        taken.map_err(|error| self.error(location, "lock", error))
+        taken.map_err(|error| error_at(location, "lock", error))
     }
 
     /// A missing object counts as deleted. Directories that become empty go too, so that a
     /// listing shows only what leads to objects.
     pub fn delete(&self, location: &Path) -> Result<(), StoreError> {
-        self.check(location)?;
-        let fail = |error| self.error(location, "delete", error);
+        Self::check(location)?;
+        let fail = |error| error_at(location, "delete", error);
         let path = self.path(location);
         let _lock = self.lock(location, File::lock_shared)?;
         match fs::remove_file(&path) {
@@ -228,7 +221,7 @@ impl Tree {
     /// One level: objects, and directories that lead to objects.
     pub fn list_one(&self, prefix: &Path) -> Result<ListResult, StoreError> {
         let dir = self.path(prefix);
-        let fail = |error| self.error(prefix, "list", error);
+        let fail = |error| error_at(prefix, "list", error);
         let (mut names, mut objects) = (BTreeSet::new(), Vec::new());
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => Some(entries),
@@ -241,7 +234,7 @@ impl Tree {
             let name = name.to_str().and_then(|name| Path::parse(name).ok());
             let Some(name) = name.filter(|name| !name.is_root()) else { continue };
             let location: Path = prefix.parts().chain(name.parts()).collect();
-            if self.check(&location).is_err() {
+            if Self::check(&location).is_err() {
                 continue;
             }
             let kind = entry.file_type().map_err(fail)?;
@@ -250,7 +243,7 @@ impl Tree {
                     names.insert(location);
                 }
             } else if kind.is_file() {
-                objects.extend(self.stat(location)?);
+                objects.extend(self.stat(&location)?);
             }
         }
         let common_prefixes = names.into_iter().collect();
@@ -258,8 +251,8 @@ impl Tree {
     }
 
     /// `None` if it was deleted since the directory was read.
-    fn stat(&self, location: Path) -> Result<Option<ObjectMeta>, StoreError> {
-        match super::Opened::new(self, &location) {
+    fn stat(&self, location: &Path) -> Result<Option<ObjectMeta>, StoreError> {
+        match super::Opened::new(self, location) {
             Ok(opened) => Ok(Some(opened.meta)),
             Err(error) if error.fault == StoreFault::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -23,7 +23,7 @@ use crate::store::{StoreConfig, StoreError, StoreFault};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an unused connection is kept. Longer than the commit interval, so that a quiet mount
 /// does not pay a TLS handshake for each fsync.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Unused connections kept.
 const IDLE_CONNECTIONS_MAX: usize = 32;
 /// Signing name where neither configuration nor environment has a region. S3-compatible servers

@@ -183,12 +183,11 @@ impl Answer {
             401 | 403 => StoreFault::Denied,
             404 => StoreFault::NotFound,
             412 => StoreFault::Precondition,
-            408 | 409 | 429 => StoreFault::Unavailable,
             // A HEAD has no body to name the code; S3 answers so from another region.
             400 if self.code.is_empty() && self.region.is_some() => StoreFault::WrongRegion,
             501 => StoreFault::Unsupported,
             507 => StoreFault::Full,
-            500.. => StoreFault::Unavailable,
+            408 | 409 | 429 | 500.. => StoreFault::Unavailable,
             _ => StoreFault::Invalid,
         }
     }

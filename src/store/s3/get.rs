@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::StorageClass;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, try_unfold};
 use tokio::time::{sleep, timeout};
@@ -287,7 +288,7 @@ fn attributes_of_get(output: &GetObjectOutput) -> Attributes {
         (Attribute::ContentEncoding, output.content_encoding()),
         (Attribute::ContentLanguage, output.content_language()),
         (Attribute::ContentType, output.content_type()),
-        (Attribute::StorageClass, output.storage_class().map(|class| class.as_str())),
+        (Attribute::StorageClass, output.storage_class().map(StorageClass::as_str)),
     ];
     attributes(named, output.metadata())
 }
@@ -299,7 +300,7 @@ fn attributes_of_head(output: &HeadObjectOutput) -> Attributes {
         (Attribute::ContentEncoding, output.content_encoding()),
         (Attribute::ContentLanguage, output.content_language()),
         (Attribute::ContentType, output.content_type()),
-        (Attribute::StorageClass, output.storage_class().map(|class| class.as_str())),
+        (Attribute::StorageClass, output.storage_class().map(StorageClass::as_str)),
     ];
     attributes(named, output.metadata())
 }

@@ -13,8 +13,8 @@ use super::retry::{Outcome, run};
 use super::{Inner, get};
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
-    Attribute, Attributes, CopyMode, CopyOptions, Error, Extensions, PutMode, PutOptions,
-    PutResult, Result,
+    Attribute, Attributes, CopyMode, CopyOptions, Error, Extensions, GetOptions, PutMode,
+    PutOptions, PutResult, Result,
 };
 use crate::store::{StoreError, StoreFault};
 
@@ -168,7 +168,7 @@ impl Object<'_> {
 
     /// Whether the object is, byte for byte, what we sent: then the lost answer was a success.
     async fn read_back(&self, location: &Path) -> Result<Option<PutResult>> {
-        let found = match get::get(self.store, location, Default::default()).await {
+        let found = match get::get(self.store, location, GetOptions::default()).await {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
