@@ -1,0 +1,185 @@
+//! One fetch of a chunk at a time, however many want it.
+//!
+//! ```text
+//! claim(chunk) --> Ready(content)       in memory
+//!              --> Pending(future)      somebody fetches it already
+//!              --> Mine(ticket, future) the caller has to get it fetched
+//! ```
+//!
+//! Invariant: a chunk is in the memory cache, or in flight with exactly one
+//! [`Ticket`], or neither. A ticket ends its flight however it goes: completed,
+//! or dropped with its task.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::Shared;
+use tokio::sync::oneshot;
+
+use super::DataError;
+use super::chunk::{ChunkRef, PackSeal};
+use super::memory_cache::MemoryCache;
+use super::plan::Wanted;
+
+type Outcome = Result<Bytes, DataError>;
+type Flight = Shared<oneshot::Receiver<Outcome>>;
+
+/// Waits for a chunk that is being fetched.
+pub(super) struct Pending {
+    chunk: ChunkRef,
+    flight: Flight,
+}
+
+impl Pending {
+    pub(super) async fn wait(self) -> Outcome {
+        let (pack, offset) = (self.chunk.pack, u64::from(self.chunk.offset));
+        self.flight.await.unwrap_or(Err(DataError::Abandoned { pack, offset }))
+    }
+}
+
+pub(super) enum Claim {
+    Ready(Bytes),
+    Pending(Pending),
+    Mine(Ticket, Pending),
+}
+
+/// The memory cache and what is on its way into it, under one lock.
+pub(super) struct Desk {
+    inner: Mutex<Inner>,
+    prefetching_bytes: AtomicU64,
+}
+
+struct Inner {
+    cache: MemoryCache,
+    flights: HashMap<ChunkRef, Flight>,
+}
+
+impl Desk {
+    pub(super) fn new(memory_bytes: u64) -> Arc<Self> {
+        let inner = Inner { cache: MemoryCache::new(memory_bytes), flights: HashMap::new() };
+        Arc::new(Self { inner: Mutex::new(inner), prefetching_bytes: AtomicU64::new(0) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing under this lock panics halfway through a change.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, chunk: &ChunkRef) -> Option<Bytes> {
+        self.lock().cache.get(chunk)
+    }
+
+    pub(super) fn insert(&self, chunk: ChunkRef, content: Bytes) {
+        let gone = self.lock().cache.insert(chunk, content);
+        drop(gone);
+    }
+
+    /// What a reader of `chunk` has to do.
+    pub(super) fn claim(self: &Arc<Self>, chunk: ChunkRef, seal: &PackSeal) -> Claim {
+        let mut inner = self.lock();
+        if let Some(content) = inner.cache.get(&chunk) {
+            return Claim::Ready(content);
+        }
+        if let Some(flight) = inner.flights.get(&chunk) {
+            return Claim::Pending(Pending { chunk, flight: flight.clone() });
+        }
+        let (ticket, flight) = self.start(&mut inner, chunk, seal, 0);
+        Claim::Mine(ticket, Pending { chunk, flight })
+    }
+
+    /// A ticket for `chunk`, unless it is here or on its way, or `bytes_max` of prefetched chunks are.
+    pub(super) fn claim_ahead(
+        self: &Arc<Self>,
+        chunk: ChunkRef,
+        seal: &PackSeal,
+        bytes_max: u64,
+    ) -> Option<Ticket> {
+        let mut inner = self.lock();
+        let charge = u64::from(chunk.sealed_len);
+        let full = self.prefetching_bytes.load(Relaxed) + charge > bytes_max;
+        if full || inner.cache.contains(&chunk) || inner.flights.contains_key(&chunk) {
+            return None;
+        }
+        // Only ever grows under the lock, so the bound holds.
+        self.prefetching_bytes.fetch_add(charge, Relaxed);
+        Some(self.start(&mut inner, chunk, seal, charge).0)
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        chunk: ChunkRef,
+        seal: &PackSeal,
+        charge: u64,
+    ) -> (Ticket, Flight) {
+        let (sender, receiver) = oneshot::channel();
+        let flight = receiver.shared();
+        inner.flights.insert(chunk, flight.clone());
+        let desk = Arc::clone(self);
+        (Ticket { desk, chunk, seal: *seal, charge, sender: Some(sender) }, flight)
+    }
+
+    /// Every flight has ended and is accounted for.
+    #[cfg(test)]
+    pub(super) fn nothing_in_flight(&self) -> bool {
+        self.lock().flights.is_empty() && self.prefetching_bytes.load(Relaxed) == 0
+    }
+
+    /// Bytes in memory and chunks evicted since the start.
+    pub(super) fn usage(&self) -> (u64, u64) {
+        let inner = self.lock();
+        (inner.cache.bytes(), inner.cache.evictions())
+    }
+}
+
+/// The duty to fetch one chunk.
+pub(super) struct Ticket {
+    desk: Arc<Desk>,
+    chunk: ChunkRef,
+    seal: PackSeal,
+    /// Bytes counted as prefetching.
+    charge: u64,
+    sender: Option<oneshot::Sender<Outcome>>,
+}
+
+impl Wanted for Ticket {
+    fn chunk(&self) -> &ChunkRef {
+        &self.chunk
+    }
+}
+
+impl Ticket {
+    pub(super) fn seal(&self) -> &PackSeal {
+        &self.seal
+    }
+
+    /// Ends the flight. Content goes into the cache; an error only to those who wait now.
+    pub(super) fn complete(mut self, outcome: Outcome) {
+        let gone = {
+            let mut inner = self.desk.lock();
+            inner.flights.remove(&self.chunk);
+            match &outcome {
+                Ok(content) => inner.cache.insert(self.chunk, content.clone()),
+                Err(_) => Vec::new(),
+            }
+        };
+        drop(gone);
+        if let Some(sender) = self.sender.take() {
+            // Nobody may be waiting: a prefetch, or a reader that was cancelled.
+            let _ = sender.send(outcome);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.desk.prefetching_bytes.fetch_sub(self.charge, Relaxed);
+        if self.sender.is_some() {
+            // Dropped with its task. Dropping the sender next wakes those who wait.
+            self.desk.lock().flights.remove(&self.chunk);
+        }
+    }
+}

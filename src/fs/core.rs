@@ -1,0 +1,272 @@
+//! The state of a mounted volume in memory, and the transactions that change it.
+//!
+//! ```text
+//! a look-up asks, in this order, until one knows:
+//!   the transaction's own writes -> open group -> committing group -> record cache
+//!   -> Stop::Load: leave, load the record from the engine, start over
+//! ```
+//!
+//! Invariants: a transaction runs under the one lock, never waits, and changes
+//! nothing unless it succeeds; so every operation is wholly in one group.
+//! Content changes ([`Tx::group`]) come last in an operation, after everything
+//! that can fail.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::FsError;
+use super::cache::{Known, RecordCache};
+use super::group::Group;
+use super::loading::Loading;
+use super::opened::Opened;
+use crate::base::{BlockSize, CommitNumber, Inode, PackNumber, Timestamp};
+use crate::crypto::SecretKey;
+use crate::data::PackSeal;
+use crate::format::{Counters, FormatError, InodeRecord, Key, PackRecord, Page};
+
+/// A group with this many bytes of changed records closes.
+const RECORD_BYTES_WANTED: u64 = 16 << 20;
+
+/// No group has more bytes of changed records: a commit is one batch, which the engine bounds.
+const RECORD_BYTES_MAX: u64 = 40 << 20;
+
+/// Why an attempt at an operation ended without a result.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// It failed.
+    Fail(FsError),
+    /// It needs a record that is not in memory.
+    Load(Key),
+    /// Too much is waiting to be committed.
+    Room,
+}
+
+/// The result of one attempt at an operation.
+pub(super) type Attempt<T> = Result<T, Stop>;
+
+impl From<FsError> for Stop {
+    fn from(error: FsError) -> Self {
+        Self::Fail(error)
+    }
+}
+
+impl From<FormatError> for Stop {
+    fn from(error: FormatError) -> Self {
+        Self::Fail(FsError::io(&error, error.kind()))
+    }
+}
+
+/// What the mount may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Everything.
+    ReadWrite,
+    /// Only reading: asked for, or the volume is closing.
+    ReadOnly,
+    /// Only reading, because a newer writer holds the volume.
+    Fenced,
+}
+
+/// Facts that never change while mounted.
+#[derive(Debug, Clone)]
+pub(super) struct Fixed {
+    pub block_size: BlockSize,
+    /// Keys the hash of names.
+    pub names: SecretKey,
+    /// Bytes that may wait to be committed.
+    pub dirty_bytes_max: u64,
+}
+
+/// The state in memory. Behind one lock, never held while waiting.
+pub(super) struct Core {
+    pub fixed: Arc<Fixed>,
+    pub mode: Mode,
+    pub open: Group,
+    pub committing: Option<Arc<Group>>,
+    /// The last group that is in the bucket.
+    pub committed: CommitNumber,
+    /// Groups up to this one are to be committed without waiting for more.
+    pub wanted: CommitNumber,
+    pub cache: RecordCache,
+    pub loading: Loading,
+    /// Block map pages with inline bytes, to be moved to a pack some day.
+    pub inline_pages: BTreeSet<(Inode, u64)>,
+    pub counters: Counters,
+    pub opened: Opened,
+    /// Inodes without a name, kept for those who have them open.
+    pub orphans: HashSet<Inode>,
+}
+
+impl Core {
+    /// A record as the volume now stands; `None` if memory does not know.
+    pub fn record(&mut self, key: &Key) -> Option<Known> {
+        let changed = self.groups().find_map(|group| group.records.get(key));
+        changed.cloned().or_else(|| self.cache.get(key))
+    }
+
+    /// A record, or a stop that asks to load it.
+    pub fn get(&mut self, key: &Key) -> Attempt<Option<Bytes>> {
+        self.record(key).ok_or_else(|| Stop::Load(key.clone()))
+    }
+
+    /// A group that is not in the bucket yet, to be changed.
+    pub fn group_mut(&mut self, number: CommitNumber) -> Option<&mut Group> {
+        if self.open.number == number {
+            return Some(&mut self.open);
+        }
+        let committing = self.committing.as_mut().filter(|group| group.number == number)?;
+        Arc::get_mut(committing)
+    }
+
+    /// Both groups that are not in the bucket, newest first.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        std::iter::once(&self.open).chain(self.committing.as_deref())
+    }
+
+    /// Whether the open group is to be closed without waiting for more changes.
+    pub fn wants_commit(&self) -> bool {
+        let wanted =
+            self.wanted >= self.open.number || self.open.record_bytes >= RECORD_BYTES_WANTED;
+        wanted && !self.open.is_empty()
+    }
+
+    /// Whether changes have to wait.
+    pub fn is_full(&self) -> bool {
+        self.dirty_bytes() >= self.fixed.dirty_bytes_max
+            || self.open.record_bytes >= RECORD_BYTES_MAX
+    }
+
+    /// Bytes that wait to be committed.
+    pub fn dirty_bytes(&self) -> u64 {
+        let bytes = |group: &Group| group.memory_bytes + group.record_bytes;
+        bytes(&self.open) + self.committing.as_deref().map_or(0, bytes)
+    }
+
+    /// One page of a file's block map.
+    pub fn page(&mut self, inode: Inode, page: u64) -> Attempt<Page> {
+        match self.get(&Key::page(inode, page))? {
+            Some(bytes) => Ok(Page::decode(&bytes)?),
+            None => Ok(Page::default()),
+        }
+    }
+
+    /// What opens a pack.
+    pub fn pack_seal(&mut self, pack: PackNumber) -> Attempt<PackSeal> {
+        let bytes = self.get(&Key::pack(pack))?.ok_or_else(|| missing("pack record"))?;
+        let record = PackRecord::decode(&bytes)?;
+        Ok(PackSeal { epoch: record.epoch, salt: record.salt })
+    }
+
+    /// The attributes of an inode.
+    pub fn inode(&mut self, inode: Inode) -> Attempt<InodeRecord> {
+        let bytes = self.get(&Key::inode(inode))?.ok_or(FsError::NotFound)?;
+        Ok(InodeRecord::decode(&bytes)?)
+    }
+}
+
+/// The error for a record that another one promises.
+pub(super) fn missing(what: &str) -> Stop {
+    let message = format!("metadata is damaged: {what} is missing; run lidfs fsck");
+    Stop::Fail(FsError::Io { message, kind: crate::base::ErrorKind::Corrupt })
+}
+
+/// One attempt at one operation.
+pub(super) struct Tx<'a> {
+    core: &'a mut Core,
+    /// The moment of the operation.
+    pub now: Timestamp,
+    writes: Vec<(Key, Option<Bytes>)>,
+    counters: Counters,
+}
+
+impl<'a> Tx<'a> {
+    pub fn new(core: &'a mut Core, now: Timestamp) -> Self {
+        let counters = core.counters;
+        Self { core, now, writes: Vec::new(), counters }
+    }
+
+    /// Moves the operation's changes to the open group.
+    pub fn apply(self) {
+        for (key, value) in self.writes {
+            if let Some(inode) = key.orphaned() {
+                match value {
+                    Some(_) => self.core.orphans.insert(inode),
+                    None => self.core.orphans.remove(&inode),
+                };
+            }
+            self.core.open.set(key, value);
+        }
+        self.core.counters = self.counters;
+    }
+
+    pub fn fixed(&self) -> Arc<Fixed> {
+        self.core.fixed.clone()
+    }
+
+    /// Refuses on a read-only mount; waits while too much is dirty. Changing operations begin with it.
+    pub fn change(&mut self) -> Attempt<()> {
+        if self.core.mode != Mode::ReadWrite {
+            return Err(FsError::ReadOnly.into());
+        }
+        if self.core.is_full() {
+            return Err(Stop::Room);
+        }
+        Ok(())
+    }
+
+    pub fn get(&mut self, key: &Key) -> Attempt<Option<Bytes>> {
+        if let Some((_, value)) = self.writes.iter().rev().find(|(written, _)| written == key) {
+            return Ok(value.clone());
+        }
+        self.core.get(key)
+    }
+
+    pub fn set(&mut self, key: Key, value: Option<Bytes>) {
+        self.writes.push((key, value));
+    }
+
+    pub fn inode(&mut self, inode: Inode) -> Attempt<InodeRecord> {
+        let bytes = self.get(&Key::inode(inode))?.ok_or(FsError::NotFound)?;
+        Ok(InodeRecord::decode(&bytes)?)
+    }
+
+    /// The attributes of a directory.
+    pub fn directory(&mut self, inode: Inode) -> Attempt<InodeRecord> {
+        let record = self.inode(inode)?;
+        if record.is_directory() { Ok(record) } else { Err(FsError::NotDirectory.into()) }
+    }
+
+    pub fn set_inode(&mut self, inode: Inode, record: &InodeRecord) {
+        self.set(Key::inode(inode), Some(record.encode().into()));
+    }
+
+    /// A number that no inode had before.
+    pub fn new_inode(&mut self) -> Inode {
+        let inode = Inode(self.counters.next_inode);
+        self.counters.next_inode += 1;
+        self.counters.inodes += 1;
+        inode
+    }
+
+    /// One inode fewer is in use.
+    pub fn inode_gone(&mut self) {
+        self.counters.inodes = self.counters.inodes.saturating_sub(1);
+    }
+
+    /// Look-ups and handles; changes to them are not undone if the operation fails later.
+    pub fn opened(&mut self) -> &mut Opened {
+        &mut self.core.opened
+    }
+
+    /// The state, for what concerns content.
+    pub fn core(&mut self) -> &mut Core {
+        self.core
+    }
+
+    /// The open group, to change content: the last step of an operation.
+    pub fn group(&mut self) -> &mut Group {
+        &mut self.core.open
+    }
+}

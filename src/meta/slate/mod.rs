@@ -1,0 +1,430 @@
+//! Records in the bucket: a SlateDB database under `meta/`.
+//!
+//! ```text
+//!   apply -> SlateDB log buffer + memory table
+//!   flush -> flusher task ----------------> meta/wal/N        one object, one PUT
+//!            table task, each minute -----> meta/compacted/T, meta/manifest/M
+//!            compactor, collector --------> merge and delete in the background
+//! ```
+//!
+//! Invariants: one flush in flight; a batch never straddles two log objects
+//! (SlateDB appends it to one buffer under one lock); SlateDB is never asked to
+//! reopen by itself after another writer has fenced it.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use slatedb::admin::AdminBuilder;
+use slatedb::config::{
+    CheckpointOptions, CheckpointScope, CloseOptions, FlushOptions, FlushType, WriteOptions,
+};
+use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
+use slatedb::object_store::ObjectStore;
+use slatedb::{
+    CloseReason, CompactorBuilder, Db, DbBuilder, DbIterator, ErrorKind, SstBlockSize, WriteBatch,
+};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::base::{Timestamp, WriterEpoch};
+use crate::meta::{Batch, Checkpoint, CheckpointId, MetaError, MetaRead, MetaStore, Record};
+use clock::ForwardClock;
+use flusher::Flusher;
+
+mod clock;
+#[cfg(test)]
+mod figures;
+mod flusher;
+mod reader;
+mod settings;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use reader::{SlateReader, View};
+pub use settings::SlateOptions;
+
+/// Where the database lies in its store.
+const PATH: &str = "meta";
+/// Equal to a sealed object's chunk, so that no block needs three of them.
+const BLOCK_SIZE: SstBlockSize = SstBlockSize::Block16Kib;
+
+/// The writer of a volume's records, in the bucket.
+///
+/// Dropped without `close` it stops like after a crash: what was not flushed is lost.
+pub struct SlateMeta {
+    db: Db,
+    store: Arc<dyn ObjectStore>,
+    /// SlateDB spawns from inside reads: whoever polls one must be in this runtime.
+    runtime: Handle,
+    epoch: WriterEpoch,
+    flusher: Flusher,
+    tables: Arc<TableWriter>,
+    /// Sequence number of the newest batch applied.
+    applied: AtomicU64,
+    closing: Mutex<Option<watch::Receiver<Outcome>>>,
+}
+
+/// How the closing ended; `None` while it goes on.
+type Outcome = Option<Result<(), MetaError>>;
+
+impl SlateMeta {
+    /// Opens the database, or makes an empty one, and fences every older writer.
+    ///
+    /// Replays the log that a killed writer left. Waits as long as the store
+    /// fails, so give it a deadline; dropping it midway is safe.
+    ///
+    /// # Errors
+    /// - [`MetaError::Fenced`]: another writer opened at the same time and won.
+    /// - [`MetaError::Corrupt`]: what lies in the store is no database of ours.
+    pub async fn open(
+        store: Arc<dyn ObjectStore>,
+        options: SlateOptions,
+    ) -> Result<Self, MetaError> {
+        let clock = Arc::new(ForwardClock::default());
+        let db = builder(&store, &options, clock.clone()).build().await.map_err(opening)?;
+        let found = db.status();
+        if found.durable_seq > found.current_manifest.last_l0_seq() {
+            // The log was replayed. Written out it need not be again, and the manifest
+            // then knows the newest stamp there is.
+            write_tables(&db).await.map_err(|error| convert(&db, "replaying the log", error))?;
+        }
+        clock.raise(db.manifest().last_l0_clock_tick());
+        Self::start(db, store, &options)
+    }
+
+    fn start(
+        db: Db,
+        store: Arc<dyn ObjectStore>,
+        options: &SlateOptions,
+    ) -> Result<Self, MetaError> {
+        let runtime = Handle::current();
+        let epoch = u32::try_from(db.manifest().writer_epoch()).map_err(|_| {
+            MetaError::Invalid("the volume was mounted over 4 billion times".to_owned())
+        })?;
+        let flusher = Flusher::start(db.clone(), &runtime);
+        let tables = TableWriter::start(db.clone(), options, &runtime);
+        Ok(Self {
+            applied: AtomicU64::new(db.status().durable_seq),
+            epoch: WriterEpoch(epoch),
+            db,
+            store,
+            runtime,
+            flusher,
+            tables,
+            closing: Mutex::new(None),
+        })
+    }
+
+    /// Which writer of this volume we are; grows with every read-write open.
+    pub fn writer_epoch(&self) -> WriterEpoch {
+        self.epoch
+    }
+
+    /// `true` once a newer writer is known to have taken over; free of requests.
+    pub fn is_fenced(&self) -> bool {
+        self.db.subscribe().borrow().close_reason == Some(CloseReason::Fenced)
+    }
+
+    fn admin(&self) -> slatedb::admin::Admin {
+        AdminBuilder::new(PATH, Arc::clone(&self.store)).build()
+    }
+
+    /// Refuses work after `close` began.
+    fn check_open(&self, doing: &'static str) -> Result<(), MetaError> {
+        let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        match *closing {
+            Some(_) => Err(MetaError::Closed { doing }),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts the closing once; every caller gets its outcome.
+    fn closing(&self) -> watch::Receiver<Outcome> {
+        let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = closing.get_or_insert_with(|| {
+            let (answer, outcome) = watch::channel(None);
+            let db = self.db.clone();
+            self.runtime.spawn(async move { answer.send(Some(close(&db).await)) });
+            outcome
+        });
+        started.clone()
+    }
+}
+
+impl Drop for SlateMeta {
+    fn drop(&mut self) {
+        let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        if closing.is_none() {
+            let db = self.db.clone();
+            self.runtime.spawn(async move {
+                let abandon = CloseOptions::default().with_flush_type(None);
+                // Nobody is left to tell, and nothing that was promised is at stake.
+                let _ = db.close_with_options(abandon).await;
+            });
+        }
+    }
+}
+
+/// Everything SlateDB needs to know; the tests add a clock of their own.
+fn builder(
+    store: &Arc<dyn ObjectStore>,
+    options: &SlateOptions,
+    clock: Arc<dyn slatedb_common::SystemClock>,
+) -> DbBuilder<&'static str> {
+    let compactor = CompactorBuilder::new(PATH, Arc::clone(store))
+        .with_options(settings::compaction(options))
+        .with_runtime(options.background.clone());
+    Db::builder(PATH, Arc::clone(store))
+        .with_settings(settings::settings(options))
+        .with_sst_block_size(BLOCK_SIZE)
+        .with_db_cache(block_cache(options), 0)
+        .with_system_clock(clock)
+        .with_compactor_builder(compactor)
+        .with_gc_runtime(options.background.clone())
+}
+
+fn block_cache(options: &SlateOptions) -> Arc<MokaCache> {
+    Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
+        max_capacity: options.block_cache_bytes,
+        ..MokaCacheOptions::default()
+    }))
+}
+
+/// Everything into tables while retries still run, and only then the end.
+async fn close(db: &Db) -> Result<(), MetaError> {
+    const DOING: &str = "closing";
+    let written = write_tables(db).await.map_err(|error| convert(db, DOING, error));
+    let closed = db.close().await.map_err(|error| convert(db, DOING, error));
+    written.and(closed)
+}
+
+async fn write_tables(db: &Db) -> Result<(), slatedb::Error> {
+    db.flush_with_options(FlushOptions { flush_type: FlushType::MemTable }).await
+}
+
+/// Writes the memory table out from time to time, so that a killed writer leaves little to replay.
+struct TableWriter {
+    /// Something was applied since the last time.
+    dirty: AtomicBool,
+    /// Flushes since the last time.
+    flushes: AtomicU64,
+    flushes_max: u64,
+    hurry: tokio::sync::Notify,
+}
+
+impl TableWriter {
+    fn start(db: Db, options: &SlateOptions, runtime: &Handle) -> Arc<Self> {
+        let writer = Arc::new(Self {
+            dirty: AtomicBool::new(false),
+            flushes: AtomicU64::new(0),
+            flushes_max: options.bounds.table_flushes,
+            hurry: tokio::sync::Notify::new(),
+        });
+        // The task must not keep its owner alive, or it would never end.
+        let task = Arc::downgrade(&writer);
+        let interval = options.bounds.table_interval;
+        runtime.spawn(async move {
+            while let Some(writer) = task.upgrade() {
+                let hurried = writer.hurry.notified();
+                // Either way it is time.
+                let _ = tokio::time::timeout(interval, hurried).await;
+                writer.flushes.store(0, Ordering::Relaxed);
+                if writer.dirty.swap(false, Ordering::Relaxed) && write_tables(&db).await.is_err() {
+                    // The engine has stopped: every other call says why.
+                    return;
+                }
+            }
+        });
+        writer
+    }
+
+    fn applied(&self) {
+        self.dirty.store(true, Ordering::Relaxed);
+    }
+
+    fn flushed(&self) {
+        if self.flushes.fetch_add(1, Ordering::Relaxed) + 1 >= self.flushes_max {
+            self.hurry.notify_one();
+        }
+    }
+}
+
+#[async_trait]
+impl MetaRead for SlateMeta {
+    async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
+        let options = settings::point_read();
+        in_runtime(&self.runtime, self.db.get_with_options(key, &options))
+            .await
+            .map_err(|error| convert(&self.db, "reading a record", error))
+    }
+
+    async fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Record>, MetaError> {
+        if start >= end || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let options = settings::scan(limit);
+        let scan =
+            async { collect(self.db.scan_with_options(start..end, &options).await?, limit).await };
+        in_runtime(&self.runtime, scan)
+            .await
+            .map_err(|error| convert(&self.db, "scanning records", error))
+    }
+
+    fn version(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+}
+
+#[async_trait]
+impl MetaStore for SlateMeta {
+    async fn apply(&self, batch: Batch) -> Result<(), MetaError> {
+        const DOING: &str = "applying a batch";
+        batch.check()?;
+        self.check_open(DOING)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut changes = WriteBatch::new();
+        for (key, value) in batch {
+            match value {
+                Some(value) => changes.put_bytes(key, value),
+                None => changes.delete(key),
+            }
+        }
+        let options = WriteOptions::default();
+        let write = self.db.write_with_options(changes, &options);
+        let written = in_runtime(&self.runtime, write)
+            .await
+            .map_err(|error| convert(&self.db, DOING, error))?;
+        self.applied.fetch_max(written.seqnum(), Ordering::AcqRel);
+        self.tables.applied();
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), MetaError> {
+        self.check_open("flushing the log")?;
+        self.flusher.flush().await?;
+        self.tables.flushed();
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), MetaError> {
+        let mut outcome = self.closing();
+        let stopped = || MetaError::Closed { doing: "closing" };
+        let done = outcome.wait_for(Option::is_some).await.map_err(|_| stopped())?;
+        done.clone().unwrap_or_else(|| Err(stopped()))
+    }
+
+    async fn checkpoint(
+        &self,
+        name: &str,
+        lifetime: Option<Duration>,
+    ) -> Result<CheckpointId, MetaError> {
+        const DOING: &str = "making a checkpoint";
+        self.check_open(DOING)?;
+        let options =
+            CheckpointOptions { lifetime, name: Some(name.to_owned()), ..Default::default() };
+        let make = self.db.create_checkpoint(CheckpointScope::All, &options);
+        in_runtime(&self.runtime, make)
+            .await
+            .map(|made| CheckpointId(made.id.into_bytes()))
+            .map_err(|error| convert(&self.db, DOING, error))
+    }
+
+    async fn delete_checkpoint(&self, id: CheckpointId) -> Result<(), MetaError> {
+        const DOING: &str = "deleting a checkpoint";
+        self.check_open(DOING)?;
+        let admin = self.admin();
+        in_runtime(&self.runtime, admin.delete_checkpoint(uuid::Uuid::from_bytes(id.0)))
+            .await
+            .map_err(|error| convert(&self.db, DOING, error))
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, MetaError> {
+        const DOING: &str = "listing checkpoints";
+        self.check_open(DOING)?;
+        let admin = self.admin();
+        let mut found: Vec<_> = in_runtime(&self.runtime, admin.list_checkpoints(None))
+            .await
+            .map_err(|error| convert(&self.db, DOING, error))?
+            .into_iter()
+            .filter(|one| one.expire_time.is_none_or(|end| end > chrono::Utc::now()))
+            .map(describe)
+            .collect();
+        found.sort_by_key(|one| one.created);
+        Ok(found)
+    }
+}
+
+fn describe(one: slatedb::Checkpoint) -> Checkpoint {
+    let timestamp = |time: chrono::DateTime<chrono::Utc>| Timestamp {
+        seconds: time.timestamp(),
+        nanos: time.timestamp_subsec_nanos().min(999_999_999),
+    };
+    Checkpoint {
+        id: CheckpointId(one.id.into_bytes()),
+        name: one.name.unwrap_or_default(),
+        created: timestamp(one.create_time),
+        expires: one.expire_time.map(timestamp),
+    }
+}
+
+async fn collect(mut rows: DbIterator, limit: usize) -> Result<Vec<Record>, slatedb::Error> {
+    let mut records = Vec::new();
+    while records.len() < limit {
+        match rows.next().await? {
+            Some(row) => records.push((row.key, row.value)),
+            None => break,
+        }
+    }
+    Ok(records)
+}
+
+/// Polls `future` inside `runtime`, whatever thread polls it.
+async fn in_runtime<F: Future>(runtime: &Handle, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(move |context| {
+        let _entered = runtime.enter();
+        future.as_mut().poll(context)
+    })
+    .await
+}
+
+/// SlateDB's error in our words. An engine that has stopped answers every call
+/// with what stopped it, so that is looked up first: no retry can help then.
+fn convert(db: &Db, doing: &'static str, error: slatedb::Error) -> MetaError {
+    let stopped = db.subscribe().borrow().close_reason;
+    match stopped {
+        Some(CloseReason::Fenced) => MetaError::Fenced,
+        Some(CloseReason::Clean) => match error.kind() {
+            ErrorKind::Closed(CloseReason::Clean) => MetaError::Closed { doing },
+            _ => classify(doing, error),
+        },
+        Some(_) => match error.kind() {
+            ErrorKind::Closed(CloseReason::Fenced) => MetaError::Fenced,
+            _ => MetaError::Stopped { doing, source: Arc::new(error) },
+        },
+        None => classify(doing, error),
+    }
+}
+
+fn opening(error: slatedb::Error) -> MetaError {
+    classify("opening the volume", error)
+}
+
+fn classify(doing: &'static str, error: slatedb::Error) -> MetaError {
+    match error.kind() {
+        ErrorKind::Closed(CloseReason::Fenced) => MetaError::Fenced,
+        ErrorKind::Closed(CloseReason::Clean) => MetaError::Closed { doing },
+        ErrorKind::Unavailable => MetaError::Unavailable { doing, source: Arc::new(error) },
+        ErrorKind::Data => MetaError::Corrupt { doing, source: Arc::new(error) },
+        _ => MetaError::Stopped { doing, source: Arc::new(error) },
+    }
+}

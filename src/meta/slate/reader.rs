@@ -1,0 +1,151 @@
+//! Reading a volume that somebody else writes, or a checkpoint of it.
+//!
+//! A follower writes nothing to the bucket, and so nothing keeps its objects
+//! from being deleted but their minimum age, far above what a follower lags.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use slatedb::object_store::{self, ObjectStore};
+use slatedb::{DbReader, DbReaderMode, DbStatus};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::meta::slate::{
+    PATH, SlateOptions, block_cache, classify, collect, in_runtime, settings,
+};
+use crate::meta::{CheckpointId, MetaError, MetaRead, Record};
+
+/// What a reader shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// What the writer last flushed, a polling interval behind.
+    Latest,
+    /// One checkpoint, for ever the same.
+    Checkpoint(CheckpointId),
+}
+
+/// SlateDB announces a new state just before it shows it; by then it is shown.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// A read-only view of a volume's records in the bucket.
+pub struct SlateReader {
+    reader: DbReader,
+    runtime: Handle,
+    view: View,
+    status: watch::Receiver<DbStatus>,
+    version: Mutex<Announced>,
+}
+
+/// A version is handed out once it has been announced for [`SETTLE`].
+struct Announced {
+    settled: u64,
+    newest: u64,
+    since: Instant,
+}
+
+impl SlateReader {
+    /// Opens a view; fences nobody and writes nothing. Waits as long as the store fails.
+    ///
+    /// # Errors
+    /// - [`MetaError::NoCheckpoint`]: the checkpoint was deleted or has expired.
+    /// - [`MetaError::Corrupt`]: there is no database of ours.
+    pub async fn open(
+        store: Arc<dyn ObjectStore>,
+        options: SlateOptions,
+        view: View,
+    ) -> Result<Self, MetaError> {
+        let mode = match view {
+            View::Latest => DbReaderMode::FollowLatest,
+            View::Checkpoint(id) => DbReaderMode::Checkpoint(uuid::Uuid::from_bytes(id.0)),
+        };
+        let reader = DbReader::builder(PATH, store)
+            .with_reader_mode(mode)
+            .with_options(settings::reader(&options))
+            .with_db_cache(block_cache(&options), 0)
+            .build()
+            .await
+            .map_err(|error| missing_checkpoint(view, error))?;
+        let status = reader.subscribe();
+        let settled = status.borrow().durable_seq;
+        let version = Mutex::new(Announced { settled, newest: settled, since: Instant::now() });
+        Ok(Self { reader, runtime: Handle::current(), view, status, version })
+    }
+
+    /// Stops following.
+    pub async fn close(&self) -> Result<(), MetaError> {
+        self.reader.close().await.map_err(|error| classify("closing", error))
+    }
+
+    fn convert(&self, doing: &'static str, error: slatedb::Error) -> MetaError {
+        // An object that compaction replaced is gone only for the state we still look at.
+        if self.view == View::Latest && names_missing_object(&error) {
+            return MetaError::Unavailable { doing, source: Arc::new(error) };
+        }
+        classify(doing, error)
+    }
+}
+
+#[async_trait]
+impl MetaRead for SlateReader {
+    async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
+        let options = settings::point_read();
+        in_runtime(&self.runtime, self.reader.get_with_options(key, &options))
+            .await
+            .map_err(|error| self.convert("reading a record", error))
+    }
+
+    async fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Record>, MetaError> {
+        if start >= end || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let options = settings::scan(limit);
+        let scan = async {
+            collect(self.reader.scan_with_options(start..end, &options).await?, limit).await
+        };
+        in_runtime(&self.runtime, scan)
+            .await
+            .map_err(|error| self.convert("scanning records", error))
+    }
+
+    fn version(&self) -> u64 {
+        let announced = self.status.borrow().durable_seq;
+        let mut version = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        if announced != version.newest {
+            version.newest = announced;
+            version.since = Instant::now();
+        } else if version.since.elapsed() >= SETTLE {
+            version.settled = announced;
+        }
+        version.settled
+    }
+}
+
+fn missing_checkpoint(view: View, error: slatedb::Error) -> MetaError {
+    match view {
+        // SlateDB has no kind of its own for it; damage of a live checkpoint names an object.
+        View::Checkpoint(id)
+            if error.kind() == slatedb::ErrorKind::Data
+                && std::error::Error::source(&error).is_none()
+                && error.to_string().contains("checkpoint") =>
+        {
+            MetaError::NoCheckpoint(id)
+        }
+        _ => classify("opening the volume", error),
+    }
+}
+
+fn names_missing_object(error: &slatedb::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let direct = error.downcast_ref::<object_store::Error>();
+        let shared = error.downcast_ref::<Arc<object_store::Error>>().map(Arc::as_ref);
+        if let Some(object_store::Error::NotFound { .. }) = direct.or(shared) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
