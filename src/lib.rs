@@ -3,6 +3,9 @@
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
 // The order is the layers'; a comment between keeps the formatter from sorting.
+// The kernel's side: FUSE.
+pub mod fuse;
+// The file system itself.
 pub mod fs;
 // Content of files.
 pub mod data;
