@@ -1,2 +1,5 @@
-//! The command `lidfs`.
-fn main() {}
+//! Arguments in, exit code out.
+
+fn main() -> std::process::ExitCode {
+    lidfs::cli::main(std::env::args_os())
+}

@@ -1,0 +1,301 @@
+//! Exit codes and the one line that goes with them.
+
+use std::error::Error;
+
+use crate::base::ErrorKind;
+use crate::config::ConfigError;
+use crate::daemon::DaemonError;
+use crate::fuse::FuseError;
+use crate::keys::KeyError;
+use crate::meta::MetaError;
+use crate::store::{self, ProbeError, StoreFault};
+use crate::volume::{LeaseError, ObjectError, VolumeError};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Success = 0,
+    /// Failed for a reason that has no code of its own.
+    Failure = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The configuration is wrong, or the keyfile that it names.
+    Config = 3,
+    /// There is no volume, or no bucket.
+    NoVolume = 10,
+    /// Another writer holds the volume.
+    Locked = 11,
+    /// The key opens nothing here.
+    WrongKey = 12,
+    /// The volume was rolled back or tampered with.
+    Tampered = 13,
+    /// The store cannot be reached, refuses, or does not do what a volume needs.
+    Unreachable = 14,
+    /// The mount point is missing, busy, not empty or not mounted.
+    Mountpoint = 15,
+}
+
+/// The codes as the help shows them.
+pub const TABLE: &str = "\
+Exit codes:
+   0  success
+   1  failure
+   2  wrong command line
+   3  wrong configuration, or unusable keyfile
+  10  no such volume or bucket
+  11  locked by another writer
+  12  wrong key
+  13  volume rolled back or tampered with
+  14  store unreachable, refusing or unfit
+  15  mount point problem";
+
+impl Exit {
+    /// The number for the shell.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// What went wrong: one line, and the code for the shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The code.
+    pub exit: Exit,
+    /// What, where, what to do next.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure in its own words.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    /// Of `error`, with its causes.
+    pub fn of(exit: Exit, error: &(dyn Error + 'static)) -> Self {
+        Self { exit, message: sentence(error) }
+    }
+
+    /// Says it on standard error.
+    pub fn print(&self) {
+        eprintln!("lidfs: {}", self.message);
+    }
+}
+
+/// An error and those of its causes that it does not quote already, on one line.
+pub(super) fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text} ({said})");
+        }
+        cause = error.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::of(Exit::Config, &error)
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        Self::of(key_exit(&error), &error)
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(error: VolumeError) -> Self {
+        Self::of(volume_exit(&error), &error)
+    }
+}
+
+impl From<store::OpenError> for Failure {
+    fn from(error: store::OpenError) -> Self {
+        Self::of(fault_exit(error.source.fault), &error)
+    }
+}
+
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        Self::of(daemon_exit(&error), &error)
+    }
+}
+
+fn daemon_exit(error: &DaemonError) -> Exit {
+    match error {
+        DaemonError::Config(_) => Exit::Config,
+        DaemonError::Open(error) => fault_exit(error.source.fault),
+        DaemonError::Probe(error) => probe_exit(error),
+        DaemonError::Volume { source, .. } => volume_exit(source),
+        DaemonError::Key(error) => key_exit(error),
+        DaemonError::Pin { source, .. } => kind_exit(source.kind()),
+        DaemonError::Lease { source, .. } => lease_exit(source),
+        DaemonError::Meta { source, .. } => meta_exit(source),
+        DaemonError::Fs(error) => kind_exit(error.kind()),
+        DaemonError::Fuse(error) => fuse_exit(error),
+        DaemonError::AlreadyMounted { .. } => Exit::Mountpoint,
+        DaemonError::Data(_)
+        | DaemonError::System { .. }
+        | DaemonError::Interrupted
+        | DaemonError::Panicked
+        | DaemonError::NotStored { .. } => Exit::Failure,
+    }
+}
+
+fn volume_exit(error: &VolumeError) -> Exit {
+    match error {
+        VolumeError::NoVolume => Exit::NoVolume,
+        VolumeError::WrongKey { .. } => Exit::WrongKey,
+        VolumeError::Key(error) => key_exit(error),
+        VolumeError::Object(error) => object_exit(error),
+        other => kind_exit(other.kind()),
+    }
+}
+
+fn lease_exit(error: &LeaseError) -> Exit {
+    match error {
+        LeaseError::Held { .. } | LeaseError::Contended | LeaseError::Lost { .. } => Exit::Locked,
+        LeaseError::Object(error) => object_exit(error),
+        other => kind_exit(other.kind()),
+    }
+}
+
+fn key_exit(error: &KeyError) -> Exit {
+    match error {
+        // What the header asks for, not what the user gave.
+        KeyError::TooWeak { .. } | KeyError::TooExpensive { .. } => Exit::Tampered,
+        KeyError::Exists { .. }
+        | KeyError::Write { .. }
+        | KeyError::Argon2 { .. }
+        | KeyError::Mismatch
+        | KeyError::Seal(_) => Exit::Failure,
+        // Where the key comes from is set up wrong.
+        _ => Exit::Config,
+    }
+}
+
+fn fuse_exit(error: &FuseError) -> Exit {
+    match error {
+        FuseError::UnknownOption { .. } => Exit::Usage,
+        FuseError::MountPointMissing { .. }
+        | FuseError::MountPointNotDirectory { .. }
+        | FuseError::MountPointNotEmpty { .. }
+        | FuseError::MountPointBusy { .. }
+        | FuseError::MountPoint { .. }
+        | FuseError::Busy { .. } => Exit::Mountpoint,
+        _ => Exit::Failure,
+    }
+}
+
+fn object_exit(error: &ObjectError) -> Exit {
+    match error {
+        ObjectError::Store { source, .. } => fault_exit(store::classify(source)),
+        other => kind_exit(other.kind()),
+    }
+}
+
+fn probe_exit(error: &ProbeError) -> Exit {
+    // A store that is unfit for a volume counts as one that is not there.
+    error.fault().map_or(Exit::Unreachable, fault_exit)
+}
+
+fn meta_exit(error: &MetaError) -> Exit {
+    match error.kind() {
+        // Another writer opened it at the same moment.
+        ErrorKind::Conflict => Exit::Locked,
+        kind => kind_exit(kind),
+    }
+}
+
+fn fault_exit(fault: StoreFault) -> Exit {
+    match fault {
+        StoreFault::NoBucket => Exit::NoVolume,
+        StoreFault::Insecure => Exit::Config,
+        StoreFault::NotFound
+        | StoreFault::AlreadyExists
+        | StoreFault::Precondition
+        | StoreFault::NotModified => Exit::Failure,
+        StoreFault::NoCredentials
+        | StoreFault::ExpiredCredentials
+        | StoreFault::Denied
+        | StoreFault::WrongRegion
+        | StoreFault::ClockSkew
+        | StoreFault::Untrusted
+        | StoreFault::Unavailable
+        | StoreFault::Full
+        | StoreFault::Unsupported
+        | StoreFault::Invalid
+        | StoreFault::Malformed => Exit::Unreachable,
+    }
+}
+
+fn kind_exit(kind: ErrorKind) -> Exit {
+    match kind {
+        ErrorKind::Retry => Exit::Unreachable,
+        ErrorKind::Corrupt => Exit::Tampered,
+        ErrorKind::NotFound
+        | ErrorKind::Conflict
+        | ErrorKind::Denied
+        | ErrorKind::Full
+        | ErrorKind::Invalid
+        | ErrorKind::Bug => Exit::Failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_stands_in_the_table_of_the_help() {
+        let all = [
+            Exit::Success,
+            Exit::Failure,
+            Exit::Usage,
+            Exit::Config,
+            Exit::NoVolume,
+            Exit::Locked,
+            Exit::WrongKey,
+            Exit::Tampered,
+            Exit::Unreachable,
+            Exit::Mountpoint,
+        ];
+        let listed: Vec<u8> = TABLE
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().next().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(listed, all.map(Exit::code));
+    }
+
+    #[test]
+    fn errors_end_with_the_code_of_their_kind() {
+        let exit = |failure: Failure| failure.exit.code();
+        assert_eq!(exit(VolumeError::NoVolume.into()), 10);
+        assert_eq!(exit(VolumeError::HeaderTampered.into()), 13);
+        assert_eq!(exit(KeyError::NoSource.into()), 3);
+        let exposed = KeyError::Exposed { path: "/k".into(), mode: 0o644 };
+        assert_eq!(exit(VolumeError::Key(exposed).into()), 3);
+        let wrong = VolumeError::WrongKey { kind: crate::keys::SlotKind::Keyfile, slots: 1 };
+        assert_eq!(exit(wrong.into()), 12);
+        let missing = ConfigError::Missing { key: "volume.url", advice: "set it" };
+        assert_eq!(exit(missing.into()), 3);
+        let busy = FuseError::MountPointBusy { path: "/m".into() };
+        assert_eq!(exit(DaemonError::Fuse(busy).into()), 15);
+    }
+
+    #[test]
+    fn causes_are_told_once_and_on_one_line() {
+        let inner = std::io::Error::other("first\nsecond");
+        let error = FuseError::Mount { path: "/m".into(), source: inner };
+        let text = sentence(&error);
+        assert!(text.ends_with("(first second)"), "{text}");
+    }
+}

@@ -1,0 +1,41 @@
+//! `lidfs init`
+
+use super::options::ConfigArgs;
+use super::{Exit, Failure};
+use crate::daemon;
+use crate::keys::{NewSlot, Purpose};
+
+/// Make a volume in an empty prefix of a bucket
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The volume: s3://bucket/prefix or file:///absolute/dir; default: the config's
+    #[arg(value_name = "URL")]
+    volume: Option<String>,
+    /// Words for the first key slot
+    #[arg(long, default_value = "first key")]
+    label: String,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let resolved = args.config.resolve_without_mount(args.volume.as_deref())?;
+    let config = &resolved.config;
+    let url = config.url()?;
+    let secret = resolved.key_source()?.secret(Purpose::Create)?;
+    let slot = NewSlot { secret, label: args.label.clone() };
+    let made = runtime()?.block_on(daemon::create(config, slot))?;
+    println!("made volume {} at {url}, key fingerprint {}", made.id(), made.fingerprint());
+    println!(
+        "keep the key safe, and a copy of it elsewhere: without it nobody can read the volume"
+    );
+    Ok(())
+}
+
+/// A small runtime for a command that asks the store a few things.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failure, format!("no runtime: {error}")))
+}

@@ -1,0 +1,306 @@
+//! The parts of a mount, put together in the one order that is safe.
+//!
+//! The mount point is looked at before anything is changed, the key is tried
+//! before the lease is taken, and metadata is compared with the pin before a
+//! single file is shown.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::open::{Storage, open_storage};
+use super::read_only::ReadOnlyMeta;
+use super::{DaemonError, FILE_SYSTEM_TYPE, Plan, mounts, registry, system};
+use crate::base::{Clock, CommitNumber, SystemClock, WriterEpoch};
+use crate::config::Config;
+use crate::data::{BlockReader, Compression, DiskCacheConfig, PackContext, ReaderConfig, Uploader};
+use crate::format::header;
+use crate::fs::{self, FileSystem, FsParts};
+use crate::fuse::{FuseError, FuseOptions};
+use crate::keys::Purpose;
+use crate::meta::{MetaError, MetaStore, SlateMeta, SlateOptions, SlateReader, View};
+use crate::volume::{Lease, LeaseSite, Volume};
+
+/// How long metadata may take to open, replay of a killed writer's log included.
+const META_DEADLINE: Duration = Duration::from_secs(300);
+/// How often a read-only mount would look for news: it shows the state it opened.
+const FOLLOW_INTERVAL: Duration = Duration::from_hours(24 * 365);
+
+/// Everything that a mount consists of, before the kernel sees it.
+pub(super) struct Assembled {
+    pub storage: Storage,
+    pub volume: Volume,
+    pub pinned: bool,
+    pub fs: FileSystem,
+    pub reader: Arc<BlockReader>,
+    /// `None` on a read-only mount.
+    pub lease: Option<Lease>,
+    pub fuse: FuseOptions,
+    pub warnings: Vec<String>,
+}
+
+/// Opens everything; what was taken is given back when a later step fails.
+///
+/// # Errors
+/// Any [`DaemonError`], naming what to do.
+pub(super) async fn assemble(plan: &Plan, background: Handle) -> Result<Assembled, DaemonError> {
+    let config = &plan.config;
+    let fuse = fuse_options(plan)?;
+    check_mountpoint(&plan.mountpoint, fuse.non_empty)?;
+    let storage = open_storage(config).await?;
+    let key = plan.key.clone();
+    let secret = blocking(move || key.secret(Purpose::Unlock)).await??;
+    let pin = storage.pin()?;
+    let expected = pin.as_ref().filter(|_| !plan.accept_rollback);
+    let volume = storage.open(&secret, expected).await?;
+    drop(secret);
+    let mut warnings = Vec::new();
+    if pin.is_none() {
+        warnings.push("this machine has not seen the volume before: from now on a rollback of the bucket is noticed".to_owned());
+    }
+    let mut opening = Opening { plan, storage, volume, warnings, lease: None };
+    match opening.open_fs(background).await {
+        Ok((fs, reader)) => {
+            let Opening { storage, volume, lease, warnings, .. } = opening;
+            let pinned = pin.is_some();
+            Ok(Assembled { storage, volume, pinned, fs, reader, lease, fuse, warnings })
+        }
+        Err(error) => {
+            opening.give_back().await;
+            Err(error)
+        }
+    }
+}
+
+/// A mount under way: the volume is open, nothing is shown yet.
+struct Opening<'a> {
+    plan: &'a Plan,
+    storage: Storage,
+    volume: Volume,
+    warnings: Vec<String>,
+    lease: Option<Lease>,
+}
+
+impl Opening<'_> {
+    async fn open_fs(
+        &mut self,
+        background: Handle,
+    ) -> Result<(FileSystem, Arc<BlockReader>), DaemonError> {
+        let config = &self.plan.config;
+        let (meta, writer) = if config.mount.read_only {
+            (self.open_reader(background).await?, WriterEpoch(0))
+        } else {
+            self.open_writer(background).await?
+        };
+        let commit = fs::read_counters(&*meta).await.map(|counters| counters.commit);
+        if let Err(error) =
+            commit.map_err(DaemonError::Fs).and_then(|commit| self.check_pin(commit))
+        {
+            // The engine's own trouble would hide the reason.
+            let _ = meta.close().await;
+            return Err(error);
+        }
+        let packs = Arc::new(PackContext::new(
+            self.volume.id(),
+            self.volume.data_keys(),
+            self.volume.names_key(),
+            compression(self.volume.params().compression),
+        ));
+        let reader = Arc::new(BlockReader::new(
+            Arc::clone(&self.storage.store),
+            Arc::clone(&packs),
+            reader_config(config)?,
+            Handle::current(),
+        ));
+        let uploader =
+            Arc::new(Uploader::new(Arc::clone(&self.storage.store), Uploader::PARALLEL_DEFAULT));
+        let fs = FileSystem::mount(FsParts {
+            meta,
+            reader: Arc::clone(&reader),
+            packs,
+            uploader,
+            names: self.volume.names_key(),
+            writer,
+            block_size: self.volume.params().block_size,
+            config: config.write.fs_config(),
+            clock: Arc::new(SystemClock) as Arc<dyn Clock>,
+            runtime: Handle::current(),
+        })
+        .await?;
+        if config.mount.read_only {
+            fs.make_read_only();
+        }
+        Ok((fs, reader))
+    }
+
+    async fn open_writer(
+        &mut self,
+        background: Handle,
+    ) -> Result<(Arc<dyn MetaStore>, WriterEpoch), DaemonError> {
+        let report = self.storage.probe().await?;
+        if !report.conditional_create {
+            self.warnings.push("the store has no conditional writes (store.single_machine): two machines that mount this volume at once would damage it".to_owned());
+        }
+        let site = LeaseSite::new(
+            Arc::clone(&self.storage.store),
+            self.volume.id(),
+            self.volume.data_keys(),
+            Arc::new(SystemClock),
+        );
+        let place = self.plan.mountpoint.display().to_string();
+        let lease = Lease::acquire(site, &place, self.plan.takeover)
+            .await
+            .map_err(|source| DaemonError::Lease { url: self.storage.url.clone(), source })?;
+        if let Some(other) = lease.replaced() {
+            tracing::warn!(host = other.host, pid = other.pid, "took the volume over");
+        }
+        let lease = self.lease.insert(lease);
+        let mut options = SlateOptions::new(background);
+        options.conditional_overwrites = report.conditional_update;
+        let sealed = self.storage.sealed(&self.volume);
+        let meta = in_time(SlateMeta::open(sealed, options))
+            .await
+            .map_err(|source| self.storage.meta_error(source))?;
+        lease.set_writer_epoch(meta.writer_epoch());
+        let writer = meta.writer_epoch();
+        Ok((Arc::new(meta), writer))
+    }
+
+    async fn open_reader(&self, background: Handle) -> Result<Arc<dyn MetaStore>, DaemonError> {
+        let mut options = SlateOptions::new(background);
+        options.follow_interval = FOLLOW_INTERVAL;
+        let sealed = self.storage.sealed(&self.volume);
+        let reader = in_time(SlateReader::open(sealed, options, View::Latest))
+            .await
+            .map_err(|source| self.storage.meta_error(source))?;
+        Ok(Arc::new(ReadOnlyMeta::new(reader)))
+    }
+
+    /// The last commit must not be behind what this machine saw; then it is what was seen.
+    fn check_pin(&self, commit: CommitNumber) -> Result<(), DaemonError> {
+        let Storage { pins, location, .. } = &self.storage;
+        let seen = self.volume.pin(commit);
+        let checked = if self.plan.accept_rollback {
+            pins.reset(location, &seen)
+        } else {
+            match pins.load(location) {
+                Ok(Some(pin)) => pin.check(&seen).and_then(|()| pins.record(location, &seen)),
+                Ok(None) => pins.record(location, &seen),
+                Err(error) => Err(error),
+            }
+        };
+        checked.map_err(|source| self.storage.pin_error(source))
+    }
+
+    async fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take()
+            && let Err(error) = lease.release().await
+        {
+            tracing::warn!(%error, "the lease could not be released: it becomes free by its age");
+        }
+    }
+}
+
+async fn in_time<T>(open: impl Future<Output = Result<T, MetaError>>) -> Result<T, MetaError> {
+    match tokio::time::timeout(META_DEADLINE, open).await {
+        Ok(result) => result,
+        Err(elapsed) => Err(MetaError::Unavailable { doing: "opening", source: Arc::new(elapsed) }),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, DaemonError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| DaemonError::Panicked)
+}
+
+/// Refuses a mount point that cannot be used, before anything else is touched;
+/// a mount that a dead daemon of ours left behind is taken away.
+fn check_mountpoint(path: &Path, non_empty: bool) -> Result<(), DaemonError> {
+    if let Some(entry) = registry::find(path).filter(|entry| entry.mountpoint == path) {
+        return Err(DaemonError::AlreadyMounted { path: path.to_owned(), pid: entry.pid });
+    }
+    let top = mounts::mount_at(path).ok().flatten();
+    let path = || path.to_owned();
+    let failed =
+        |source: io::Error| DaemonError::Fuse(FuseError::MountPoint { path: path(), source });
+    let is_dir = match std::fs::metadata(path()) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            system::unmount(&path(), true).map_err(failed)?;
+            tracing::warn!("took away the mount that a dead daemon left behind");
+            std::fs::metadata(path()).map_err(failed)?.is_dir()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(FuseError::MountPointMissing { path: path() }.into());
+        }
+        other => other.map_err(failed)?.is_dir(),
+    };
+    // Over something else only where the user insists.
+    let is_taken = top.is_some_and(|mount| mount.fs_type != FILE_SYSTEM_TYPE);
+    if is_taken && !non_empty {
+        return Err(FuseError::MountPointBusy { path: path() }.into());
+    }
+    if !is_dir {
+        return Err(FuseError::MountPointNotDirectory { path: path() }.into());
+    }
+    if !non_empty && std::fs::read_dir(path()).map_err(failed)?.next().is_some() {
+        return Err(FuseError::MountPointNotEmpty { path: path() }.into());
+    }
+    Ok(())
+}
+
+fn fuse_options(plan: &Plan) -> Result<FuseOptions, DaemonError> {
+    let config = &plan.config;
+    let source = config.url()?.to_string();
+    let mut options = if config.mount.read_only {
+        FuseOptions::frozen(&plan.mountpoint, source)
+    } else {
+        FuseOptions::writer(&plan.mountpoint, source)
+    };
+    options.allow_other = config.mount.allow_other;
+    options.uid = config.mount.uid;
+    options.gid = config.mount.gid;
+    for option in &plan.mount_options {
+        options.add(option)?;
+    }
+    Ok(options)
+}
+
+fn reader_config(config: &Config) -> Result<ReaderConfig, DaemonError> {
+    let disk = config.cache.disk_dir()?;
+    Ok(ReaderConfig {
+        memory_bytes: config.cache.memory.0,
+        disk: disk.map(|dir| DiskCacheConfig { dir, size_bytes: config.cache.disk_size.0 }),
+        ..ReaderConfig::default()
+    })
+}
+
+fn compression(chosen: header::Compression) -> Compression {
+    match chosen {
+        header::Compression::None => Compression::None,
+        header::Compression::Zstd { level } => Compression::Zstd { level: i32::from(level) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_that_cannot_be_used_are_refused_before_anything_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = check_mountpoint(&dir.path().join("x"), false).unwrap_err();
+        assert!(matches!(missing, DaemonError::Fuse(FuseError::MountPointMissing { .. })));
+        check_mountpoint(dir.path(), false).unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let no_dir = check_mountpoint(&file, false).unwrap_err();
+        assert!(matches!(no_dir, DaemonError::Fuse(FuseError::MountPointNotDirectory { .. })));
+        let full = check_mountpoint(dir.path(), false).unwrap_err();
+        assert!(matches!(full, DaemonError::Fuse(FuseError::MountPointNotEmpty { .. })));
+        check_mountpoint(dir.path(), true).unwrap();
+    }
+}

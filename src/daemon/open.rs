@@ -1,0 +1,139 @@
+//! From a configuration to an open volume, as `mount`, `init` and `key` need it.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::{DaemonError, disable_core_dumps};
+use crate::base::{CommitNumber, SystemClock};
+use crate::config::{Config, effective_gid, effective_uid};
+use crate::crypto::ObjectKind;
+use crate::fs;
+use crate::keys::{NewSlot, Secret};
+use crate::meta::{MetaError, MetaStore, SlateMeta, SlateOptions};
+use crate::store::measured::StoreMeter;
+use crate::store::object_store::ObjectStore;
+use crate::store::{self, MeasuredStore, ProbeReport, SealedStore, StoreUrl};
+use crate::volume::{FreshnessPins, Pin, PinError, Volume, VolumeError};
+
+/// A volume's place: its store, counted, and what this machine remembers of it.
+pub struct Storage {
+    /// Rooted at the volume's prefix.
+    pub store: Arc<dyn ObjectStore>,
+    /// Counts what passes through `store`.
+    pub meter: Arc<StoreMeter>,
+    /// The volume's address.
+    pub url: StoreUrl,
+    /// What this machine remembers of volumes.
+    pub pins: FreshnessPins,
+    /// The name of this place among the pins.
+    pub location: String,
+    single_machine: bool,
+}
+
+/// Opens the store that the configuration names; asks it nothing yet.
+///
+/// # Errors
+/// [`DaemonError::Config`], [`DaemonError::Open`].
+pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
+    let url = config.url()?.clone();
+    let store = MeasuredStore::new(store::open(&url, &config.store).await?);
+    let meter = store.meter();
+    // The same bucket name at another server is another place.
+    let location = match (&url, &config.store.endpoint) {
+        (StoreUrl::S3 { .. }, Some(endpoint)) => {
+            format!("{url} at {}", endpoint.trim_end_matches('/'))
+        }
+        _ => url.to_string(),
+    };
+    let pins = FreshnessPins::new(config.state.directory()?.join("pins"));
+    let single_machine = config.store.single_machine;
+    Ok(Storage { store: Arc::new(store), meter, url, pins, location, single_machine })
+}
+
+impl Storage {
+    /// Tries out whether the store does what a writer needs.
+    ///
+    /// # Errors
+    /// [`DaemonError::Probe`], saying what to do.
+    pub async fn probe(&self) -> Result<ProbeReport, DaemonError> {
+        Ok(store::probe(&*self.store, self.single_machine).await?)
+    }
+
+    /// Opens the volume, and checks it against `pin`.
+    ///
+    /// # Errors
+    /// [`DaemonError::Volume`].
+    pub async fn open(&self, secret: &Secret, pin: Option<&Pin>) -> Result<Volume, DaemonError> {
+        Volume::open(Arc::clone(&self.store), secret, pin)
+            .await
+            .map_err(|source| self.volume_error(source))
+    }
+
+    /// What this machine remembers of the volume.
+    ///
+    /// # Errors
+    /// [`DaemonError::Pin`].
+    pub fn pin(&self) -> Result<Option<Pin>, DaemonError> {
+        self.pins.load(&self.location).map_err(|source| self.pin_error(source))
+    }
+
+    pub(super) fn volume_error(&self, source: VolumeError) -> DaemonError {
+        DaemonError::Volume { url: self.url.clone(), source }
+    }
+
+    /// The store for metadata: above it plaintext, below it ciphertext.
+    pub(super) fn sealed(&self, volume: &Volume) -> Arc<SealedStore> {
+        let (store, keys) = (Arc::clone(&self.store), volume.data_keys());
+        Arc::new(SealedStore::new(store, keys, volume.id(), ObjectKind::Metadata))
+    }
+
+    pub(super) fn meta_error(&self, source: MetaError) -> DaemonError {
+        DaemonError::Meta { url: self.url.clone(), source }
+    }
+
+    pub(super) fn pin_error(&self, source: PinError) -> DaemonError {
+        DaemonError::Pin { url: self.url.clone(), source }
+    }
+}
+
+/// Makes a volume where the configuration says, which must be empty, and pins it.
+///
+/// # Errors
+/// The store does not suffice, is not empty, or fails.
+pub async fn create(config: &Config, slot: NewSlot) -> Result<Volume, DaemonError> {
+    harden()?;
+    let storage = open_storage(config).await?;
+    // Before anything is made: what it writes it removes again.
+    let report = storage.probe().await?;
+    let params = config.write.volume_params();
+    let made = Volume::create(Arc::clone(&storage.store), params, &[slot], &SystemClock).await;
+    let volume = made.map_err(|source| storage.volume_error(source))?;
+    let mut options = SlateOptions::new(Handle::current());
+    options.conditional_overwrites = report.conditional_update;
+    let failed = |source| storage.meta_error(source);
+    let meta = SlateMeta::open(storage.sealed(&volume), options).await.map_err(failed)?;
+    fs::format_volume(&meta, &SystemClock, effective_uid(), effective_gid()).await?;
+    meta.close().await.map_err(failed)?;
+    let pin = volume.pin(CommitNumber(0));
+    storage.pins.reset(&storage.location, &pin).map_err(|source| storage.pin_error(source))?;
+    Ok(volume)
+}
+
+/// Opens the volume that the configuration names, to look at it or change its key slots.
+///
+/// # Errors
+/// There is none, the key is wrong, it was rolled back, or the store fails.
+pub async fn open_volume(config: &Config, secret: &Secret) -> Result<Volume, DaemonError> {
+    harden()?;
+    let storage = open_storage(config).await?;
+    storage.open(secret, storage.pin()?.as_ref()).await
+}
+
+/// Keys are about to be in memory.
+pub(super) fn harden() -> Result<(), DaemonError> {
+    disable_core_dumps().map_err(|source| DaemonError::System {
+        what: "core dumps cannot be switched off, and would hold keys".to_owned(),
+        source,
+    })
+}

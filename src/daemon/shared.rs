@@ -1,0 +1,191 @@
+//! What the tasks of a daemon share: the live mount, seen from outside.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::control::{Request, Response};
+use super::status::{
+    ByteCounts, CacheStatus, HealthState, HealthStatus, RequestCounts, SCHEMA, Status, StoreStatus,
+    VolumeStatus, WriteStatus,
+};
+use super::system;
+use crate::data::BlockReader;
+use crate::fs::{FileSystem, FsError, FsHealth};
+use crate::fuse::{FuseError, FuseMount, Unmount};
+use crate::store::measured::StoreMeter;
+
+/// Most warnings kept; an outage must not fill memory.
+const WARNINGS_MAX: usize = 16;
+
+/// How the end of a mount went; `None` until it is over.
+pub(super) type Ended = Option<Result<(), String>>;
+
+/// A live mount.
+pub(super) struct Shared {
+    pub fs: FileSystem,
+    pub mount: FuseMount,
+    pub reader: Arc<BlockReader>,
+    pub meter: Arc<StoreMeter>,
+    pub url: String,
+    pub volume: String,
+    pub mountpoint: PathBuf,
+    pub pinned: bool,
+    pub read_only: bool,
+    pub started: Instant,
+    pub warnings: Mutex<Vec<String>>,
+    /// Set once everything is stored, or could not be.
+    pub ended: watch::Sender<Ended>,
+}
+
+impl Shared {
+    /// Answers one request of the control socket.
+    pub(super) async fn answer(self: Arc<Self>, request: Request) -> Response {
+        match request {
+            Request::Status => Response::Status(Box::new(self.status())),
+            Request::Flush => match self.flush().await {
+                Ok(()) => Response::Done,
+                Err(message) => Response::Failed { message, busy: false },
+            },
+            Request::Unmount => self.unmount().await,
+        }
+    }
+
+    /// Everything written so far is in the bucket on return.
+    ///
+    /// The kernel holds written pages that this process has not seen: it is
+    /// asked for them first, as any process would, so never on a FUSE thread.
+    ///
+    /// # Errors
+    /// What was not stored, and why.
+    pub(super) async fn flush(&self) -> Result<(), String> {
+        if self.read_only {
+            return Ok(());
+        }
+        let place = self.mountpoint.clone();
+        let wrote = tokio::task::spawn_blocking(move || system::write_back(&place)).await;
+        let said = |what: &str| {
+            let place = self.mountpoint.display();
+            let next = if self.is_fenced() {
+                String::new()
+            } else {
+                format!("; it stays mounted, and is tried again: see `lidfs status {place}`")
+            };
+            format!("{place}: not everything is in the bucket: {what}{next}")
+        };
+        match wrote {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(said(&error.to_string())),
+            Err(_) => return Err(said("an internal error")),
+        }
+        self.fs.flush().await.map_err(|error: FsError| said(&error.to_string()))
+    }
+
+    async fn unmount(&self) -> Response {
+        // A fenced mount can store nothing: then its end says what was left.
+        if !self.is_fenced()
+            && let Err(message) = self.flush().await
+        {
+            return Response::Failed { message, busy: false };
+        }
+        match self.mount.unmount(Unmount::IfIdle).await {
+            Ok(()) => {}
+            Err(error) => {
+                let busy = matches!(error, FuseError::Busy { .. });
+                return Response::Failed { message: error.to_string(), busy };
+            }
+        }
+        let mut ended = self.ended.subscribe();
+        match ended.wait_for(Option::is_some).await.map(|end| end.clone()) {
+            Ok(Some(Ok(()))) => Response::Done,
+            Ok(Some(Err(message))) => Response::Failed { message, busy: false },
+            Ok(None) | Err(_) => Response::Failed {
+                message: "the daemon ended before everything was stored; see its log".to_owned(),
+                busy: false,
+            },
+        }
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.fs.status().health == FsHealth::Fenced
+    }
+
+    /// Adds a sentence to `status`; the oldest make room.
+    pub(super) fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warnings.contains(&text) {
+            if warnings.len() >= WARNINGS_MAX {
+                warnings.remove(0);
+            }
+            warnings.push(text);
+        }
+    }
+
+    /// How things stand; asks nobody but this process's memory.
+    pub(super) fn status(&self) -> Status {
+        let fs = self.fs.status();
+        let cache = self.reader.stats();
+        let store = self.meter.snapshot();
+        let health = match fs.health {
+            FsHealth::Ok => {
+                HealthStatus { state: HealthState::Ok, failing_seconds: None, message: None }
+            }
+            FsHealth::Failing { seconds, message } => HealthStatus {
+                state: HealthState::Failing,
+                failing_seconds: Some(seconds),
+                message: Some(message),
+            },
+            FsHealth::Fenced => HealthStatus {
+                state: HealthState::Fenced,
+                failing_seconds: None,
+                message: Some("another writer has taken the volume over: unmount".to_owned()),
+            },
+        };
+        Status {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mountpoint: self.mountpoint.clone(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            read_only: fs.read_only,
+            volume: VolumeStatus {
+                url: self.url.clone(),
+                id: self.volume.clone(),
+                commit: fs.last_commit,
+                commit_age_ms: fs.last_commit_age_ms,
+                pinned: self.pinned,
+                inodes: fs.inodes,
+                bytes: fs.bytes,
+            },
+            health,
+            write: WriteStatus {
+                dirty_bytes: fs.dirty_bytes,
+                uploading_bytes: fs.uploading_bytes,
+                oldest_change_ms: fs.oldest_change_ms,
+            },
+            store: StoreStatus {
+                requests: RequestCounts {
+                    get: store.requests.get,
+                    put: store.requests.put,
+                    head: store.requests.head,
+                    list: store.requests.list,
+                    delete: store.requests.delete,
+                    copy: store.requests.copy,
+                },
+                bytes: ByteCounts { up: store.bytes_up, down: store.bytes_down },
+                errors: store.errors,
+            },
+            cache: CacheStatus {
+                hits: cache.hits,
+                misses: cache.misses,
+                disk_hits: cache.disk_hits,
+                memory_bytes: cache.memory_bytes,
+                disk_bytes: cache.disk_bytes,
+            },
+            warnings: self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What `lidfs status` tells. `docs/status.md` describes the JSON form.
+//!
+//! Invariant: within one [`SCHEMA`] fields are added, never renamed, retyped or removed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the JSON form.
+pub const SCHEMA: u32 = 1;
+
+/// How a mount stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Version of the daemon.
+    pub version: String,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// Seconds since it mounted.
+    pub uptime_seconds: u64,
+    /// Whether writes are refused: asked for, or taken over by another writer.
+    pub read_only: bool,
+    /// The volume.
+    pub volume: VolumeStatus,
+    /// Whether what is written can be stored.
+    pub health: HealthStatus,
+    /// What is on its way to the bucket.
+    pub write: WriteStatus,
+    /// What was asked of the store since the mount.
+    pub store: StoreStatus,
+    /// Blocks answered from memory or disk since the mount.
+    pub cache: CacheStatus,
+    /// What an owner should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// The volume that is mounted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Where it lies.
+    pub url: String,
+    /// Its id, 32 hexadecimal digits.
+    pub id: String,
+    /// Number of the last group known to be in the bucket.
+    pub commit: u64,
+    /// How long ago this mount last committed; `None` before its first.
+    pub commit_age_ms: Option<u64>,
+    /// Whether this machine knew the volume before the mount, so that a
+    /// bucket rolled back would have been noticed.
+    pub pinned: bool,
+    /// Files, directories and other inodes in use.
+    pub inodes: u64,
+    /// Bytes of content in use.
+    pub bytes: u64,
+}
+
+/// Whether what is written can be stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// In one word.
+    pub state: HealthState,
+    /// For how long it is failing.
+    pub failing_seconds: Option<u64>,
+    /// Why it is not `ok`.
+    pub message: Option<String>,
+}
+
+/// Health in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthState {
+    /// What is written is stored.
+    Ok,
+    /// The store does not take what is written; tried again and again.
+    Failing,
+    /// Another writer has the volume; nothing more is stored.
+    Fenced,
+}
+
+impl HealthState {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failing => "failing",
+            Self::Fenced => "fenced",
+        }
+    }
+}
+
+/// What is on its way to the bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteStatus {
+    /// Bytes written and not yet in the bucket.
+    pub dirty_bytes: u64,
+    /// Part of them that is being uploaded now.
+    pub uploading_bytes: u64,
+    /// Age of the oldest change whose commit has not begun; `None` when there is none.
+    pub oldest_change_ms: Option<u64>,
+}
+
+/// What was asked of the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Requests by operation.
+    pub requests: RequestCounts,
+    /// Bytes by direction.
+    pub bytes: ByteCounts,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// Requests by operation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestCounts {
+    /// Reads of objects or ranges of them.
+    pub get: u64,
+    /// Writes of objects or parts of them.
+    pub put: u64,
+    /// Questions for an object's size.
+    pub head: u64,
+    /// Pages of listings.
+    pub list: u64,
+    /// Requests that delete objects.
+    pub delete: u64,
+    /// Copies made by the store itself.
+    pub copy: u64,
+}
+
+/// Bytes by direction.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteCounts {
+    /// To the store.
+    pub up: u64,
+    /// From the store.
+    pub down: u64,
+}
+
+/// Blocks that needed no request, and others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Blocks found.
+    pub hits: u64,
+    /// Blocks fetched.
+    pub misses: u64,
+    /// Of those fetched, found in the disk cache.
+    pub disk_hits: u64,
+    /// Bytes of memory in use.
+    pub memory_bytes: u64,
+    /// Bytes of disk in use.
+    pub disk_bytes: u64,
+}
