@@ -3,11 +3,18 @@
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
 // The order is the layers'; a comment between keeps the formatter from sorting.
+// The kernel's side: FUSE.
+pub mod fuse;
+// The file system itself.
 pub mod fs;
 // Content of files.
 pub mod data;
 // Ordered records.
 pub mod meta;
+// Headers, leases and pins: volumes made, opened and held.
+pub mod volume;
+// Ways to a volume key.
+pub mod keys;
 // Object stores.
 pub mod store;
 // Byte layouts.

@@ -15,6 +15,7 @@
 
 mod derive;
 mod error;
+mod gcm;
 mod header;
 mod keys;
 mod memory;
@@ -26,8 +27,9 @@ mod secret;
 mod tests;
 
 pub use error::{OpenError, SealError};
+pub use gcm::TAG_LEN;
 pub use header::{Binding, HEADER_LEN, ObjectKind, SALT_LEN};
 pub use keys::{DataKey, DataKeys};
 pub use memory::memory_is_locked;
-pub use sealed::{METADATA_CHUNK, Opener, Sealer, TAG_LEN};
+pub use sealed::{METADATA_CHUNK, Opener, Sealer};
 pub use secret::{SecretBytes, SecretKey, random_bytes};

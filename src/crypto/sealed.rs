@@ -19,19 +19,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aes_gcm::Aes256Gcm;
-use aes_gcm::aead::{AeadInOut, Key, KeyInit, Nonce, Tag};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::derive::{hkdf_sha256, length_prefixed};
+use super::gcm::{Cipher, NONCE_LEN, TAG_LEN};
 use super::header::{Binding, Fields, HEADER_LEN, SALT_LEN, SUITE};
 use super::{DataKey, DataKeys, OpenError, SealError, SecretKey, random_bytes};
 use crate::base::Epoch;
 
-/// Bytes of the tag behind each chunk's ciphertext.
-pub const TAG_LEN: usize = 16;
 /// Chunk size of metadata objects: fixed, so that offsets map by arithmetic.
 pub const METADATA_CHUNK: u32 = 16 * 1024;
 /// Most chunks of one object; far below what one GCM key may seal.
@@ -71,7 +68,7 @@ fn commitment_of(material: &KeyMaterial) -> [u8; 32] {
 
 /// An object's cipher, and what its chunks have in common.
 struct Object {
-    cipher: Aes256Gcm,
+    cipher: Cipher,
     header: [u8; HEADER_LEN],
     chunk_size: u32,
     /// SHA-256(header) || length of path || path.
@@ -89,10 +86,9 @@ impl Object {
         aad_head.extend_from_slice(&Sha256::digest(header));
         aad_head.extend_from_slice(&(binding.path.len() as u32).to_le_bytes());
         aad_head.extend_from_slice(binding.path.as_bytes());
-        let key = <&Key<Aes256Gcm>>::try_from(&material[..32])
-            .expect("half of 64 bytes is the 32 that AES-256 takes");
+        let key = material.first_chunk().expect("64 bytes of material begin with the key's 32");
         Self {
-            cipher: Aes256Gcm::new(key),
+            cipher: Cipher::new(key),
             header,
             chunk_size: fields.chunk_size,
             aad_head,
@@ -112,8 +108,8 @@ impl Object {
     }
 }
 
-fn nonce(index: u64) -> Nonce<Aes256Gcm> {
-    let mut nonce = Nonce::<Aes256Gcm>::default();
+fn nonce(index: u64) -> [u8; NONCE_LEN] {
+    let mut nonce = [0; NONCE_LEN];
     nonce[4..].copy_from_slice(&index.to_be_bytes());
     nonce
 }
@@ -183,17 +179,12 @@ impl Sealer {
         let nonce = nonce(self.next);
         let aad = self.object.aad(self.next, is_last, plain.len());
         #[cfg(test)]
-        super::recorder::record(&self.object.key_hash, &nonce.into(), &aad, plain);
-        let start = out.len();
-        out.reserve(plain.len() + TAG_LEN);
-        out.extend_from_slice(plain);
-        match self.object.cipher.encrypt_inout_detached(&nonce, &aad, (&mut out[start..]).into()) {
-            Ok(tag) => out.extend_from_slice(&tag),
-            Err(_too_long) => {
-                out.truncate(start);
-                return Err(SealError::ChunkLength { path: path(), len: plain.len(), chunk_size });
-            }
-        }
+        super::recorder::record(&self.object.key_hash, &nonce, &aad, plain);
+        self.object.cipher.seal(nonce, &aad, plain, out).map_err(|_| SealError::ChunkLength {
+            path: path(),
+            len: plain.len(),
+            chunk_size,
+        })?;
         self.next += 1;
         self.finished = is_last;
         Ok(())
@@ -289,25 +280,12 @@ impl Opener {
         out: &mut Vec<u8>,
     ) -> Result<(), OpenError> {
         let forged = || OpenError::ForgedChunk { path: self.0.path.clone(), index };
-        let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or_else(forged)?;
+        let plain_len = sealed.len().checked_sub(TAG_LEN).ok_or_else(forged)?;
         if index >= CHUNKS_MAX {
             return Err(forged());
         }
-        let aad = self.0.aad(index, is_last, ciphertext.len());
-        let start = out.len();
-        out.extend_from_slice(ciphertext);
-        self.0
-            .cipher
-            .decrypt_inout_detached(
-                &nonce(index),
-                &aad,
-                (&mut out[start..]).into(),
-                &Tag::<Aes256Gcm>::from(*tag),
-            )
-            .map_err(|_| {
-                out.truncate(start);
-                forged()
-            })
+        let aad = self.0.aad(index, is_last, plain_len);
+        self.0.cipher.open(nonce(index), &aad, sealed, out).map_err(|_| forged())
     }
 }
 

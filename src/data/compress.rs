@@ -5,7 +5,7 @@ use std::io;
 
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::pack::CHUNK_LEN_MAX;
+use super::chunk::CHUNK_LEN_MAX;
 use crate::base::Inode;
 
 /// How chunks are compressed before they are sealed.

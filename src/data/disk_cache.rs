@@ -110,10 +110,8 @@ impl DiskCache {
 
     /// Whether anything of the pack is there. Never waits for the disk.
     pub(super) fn has(&self, pack: &Path) -> bool {
-        let name = |pack: &Path| pack.filename().map(str::to_owned);
-        self.active()
-            .zip(name(pack))
-            .is_some_and(|(cache, name)| cache.index().files.contains(&name))
+        let named = self.active().zip(pack.filename());
+        named.is_some_and(|(cache, name)| cache.index().files.contains(name))
     }
 
     /// The pack's file, which becomes the most recently used. Waits for the disk.
@@ -319,4 +317,45 @@ fn scan(dir: &FilePath) -> io::Result<Vec<(String, u64)>> {
     }
     found.sort();
     Ok(found.into_iter().map(|(_, name, bytes)| (name, bytes)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn full_disk_gives_the_space_back_and_switches_the_cache_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = DiskCacheConfig { dir: dir.path().to_owned(), size_bytes: MIB };
+        let disk = DiskCache::open(&config, VolumeId([9; 16]), Handle::current());
+        let cache = disk.active().unwrap();
+        let path = Path::from(format!("packs/ab/{}", "ab".repeat(16)));
+        let name = path.filename().unwrap().to_owned();
+        let bytes = Bytes::from_static(&[7; 100]);
+        cache.write(&Write { name: name.clone(), offset: 4096, bytes }).unwrap();
+        assert_eq!(disk.read(&path).unwrap().chunk(4096, 100).unwrap(), [7; 100]);
+        assert!(disk.read(&path).unwrap().chunk(0, 100).is_none());
+        let volume_dir = cache.dir.clone();
+        cache.switch_off(&io::ErrorKind::StorageFull.into());
+        assert!(!volume_dir.join(name).exists());
+        assert!(!disk.has(&path) && disk.read(&path).is_none() && disk.bytes() == 0);
+        disk.put(&path, 0, Bytes::from_static(b"x"));
+        assert!(disk.is_idle());
+    }
+
+    #[tokio::test]
+    async fn what_comes_faster_than_the_disk_writes_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = DiskCacheConfig { dir: dir.path().to_owned(), size_bytes: MIB };
+        let disk = DiskCache::open(&config, VolumeId([9; 16]), Handle::current());
+        let cache = disk.active().unwrap();
+        // As if a task were writing already.
+        cache.queue().draining = true;
+        let part = Bytes::from(vec![7; (QUEUE_BYTES_MAX / 4) as usize]);
+        for _ in 0..10 {
+            disk.put(&Path::from("packs/ab/abc"), 0, part.clone());
+        }
+        let queue = cache.queue();
+        assert_eq!((queue.writes.len(), queue.bytes), (4, QUEUE_BYTES_MAX));
+    }
 }

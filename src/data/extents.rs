@@ -35,7 +35,7 @@ impl Buffer {
     }
 
     /// Marks the bytes as being packed or not.
-    pub fn set_claimed(&self, claimed: bool) {
+    fn set_claimed(&self, claimed: bool) {
         self.claimed.store(claimed, Ordering::Relaxed);
     }
 
@@ -131,6 +131,30 @@ impl From<&Fragment> for Span {
     }
 }
 
+/// Written bytes that a packer has taken on. Spans show them from left to right,
+/// so the first span's bytes are the first ones.
+#[derive(Debug)]
+pub struct Claim {
+    /// First byte, counted from the start of the block.
+    pub at: u32,
+    buffer: Arc<Buffer>,
+    skip: u32,
+    end: u32,
+}
+
+impl Claim {
+    /// The bytes.
+    pub fn content(&self) -> Bytes {
+        let range = self.skip as usize..self.end as usize;
+        Bytes::from_owner(Shared(self.buffer.clone())).slice(range)
+    }
+
+    /// Gives the bytes back to be claimed again.
+    pub fn release(&self) {
+        self.buffer.set_claimed(false);
+    }
+}
+
 /// Sorted, disjoint spans of one block.
 #[derive(Debug, Clone, Default)]
 pub struct Extents {
@@ -213,6 +237,13 @@ impl Extents {
         }
     }
 
+    /// Writes `data` at `at` where there are gaps.
+    pub fn fill(&mut self, at: u32, data: &[u8]) {
+        let mut below = Self::default();
+        below.write(at, data);
+        *self = self.over(&below);
+    }
+
     /// Changes bytes in place where one span that nobody shares has them all.
     fn overwrite(&mut self, at: u32, data: &[u8]) -> bool {
         let end = at + data.len() as u32;
@@ -255,6 +286,41 @@ impl Extents {
             } else {
                 self.spans.push(span);
             }
+        }
+    }
+
+    /// Claims all unclaimed written bytes for a packer: one claim a buffer, over
+    /// everything that any span shows of it (a hole may have cut it in two).
+    pub fn claim(&mut self) -> Vec<Claim> {
+        self.join_memory();
+        let mut claims: Vec<Claim> = Vec::new();
+        for span in &self.spans {
+            let Piece::Memory { buffer, skip } = &span.piece else { continue };
+            match claims.iter_mut().find(|claim| Arc::ptr_eq(&claim.buffer, buffer)) {
+                Some(claim) => claim.end = claim.end.max(skip + span.len),
+                None if buffer.is_claimed() => {}
+                None => {
+                    buffer.set_claimed(true);
+                    let (buffer, skip, end) = (buffer.clone(), *skip, skip + span.len);
+                    claims.push(Claim { at: span.at, buffer, skip, end });
+                }
+            }
+        }
+        claims
+    }
+
+    /// Shows `place` wherever bytes of `claim` are still shown.
+    pub fn replace(&mut self, claim: &Claim, place: &Place) {
+        for span in &mut self.spans {
+            let Piece::Memory { buffer, skip } = &span.piece else { continue };
+            if !Arc::ptr_eq(buffer, &claim.buffer) {
+                continue;
+            }
+            let mut place = place.clone();
+            if let Place::Pack { skip: into, .. } = &mut place {
+                *into += skip - claim.skip;
+            }
+            span.piece = Piece::Stored(place);
         }
     }
 
@@ -393,11 +459,9 @@ mod tests {
                         plain[at as usize..(at + len) as usize].fill(0);
                         edit.put(at, len, Piece::Zero);
                     }
-                    Step::Claim => for span in edit.spans() {
-                        if let Piece::Memory { buffer, .. } = &span.piece {
-                            buffer.set_claimed(true);
-                            claimed.push((buffer.clone(), buffer.as_ref().as_ref().to_vec()));
-                        }
+                    Step::Claim => for claim in edit.claim() {
+                        let content = claim.content().to_vec();
+                        claimed.push((claim, content));
                     },
                     Step::Join => edit.join_memory(),
                 }
@@ -405,8 +469,8 @@ mod tests {
             let both = show(&upper, &show(&lower, &[255; BLOCK]));
             prop_assert_eq!(&both, &plain);
             prop_assert_eq!(&show(&upper.over(&lower), &[255; BLOCK]), &plain);
-            for (buffer, bytes) in claimed {
-                prop_assert_eq!(buffer.as_ref().as_ref(), &bytes[..], "a claimed buffer never changes");
+            for (claim, bytes) in claimed {
+                prop_assert_eq!(&claim.content()[..], &bytes[..], "claimed bytes never change");
             }
         }
     }

@@ -1,43 +1,127 @@
 //! Fetches one run of neighbouring chunks: from disk what is there, the rest with ranged GETs.
 //!
+//! ```text
+//! run --> disk: what opens is done --> GET start of the first missing .. end of the last
+//!                                        pieces of the body --> whole chunks --> opened in batches
+//! ```
+//!
 //! Chunks are opened and handed out while the rest of the body still arrives.
+//! A body that breaks off is asked for again from the first chunk still missing.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::StreamExt as _;
+use lru::LruCache;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::DataError;
+use super::chunk::PackSeal;
+use super::disk_cache::DiskCache;
 use super::flight::Ticket;
-use super::pack::open_chunk;
+use super::pack::{PackContext, open_chunk};
 use super::plan::{REQUEST_MAX, Run, Wanted as _, plan};
-use super::reader::{OpenPack, Shared};
 use crate::base::{KIB, PackNumber};
-use crate::store::object_store::{self, GetOptions, GetRange, ObjectStoreExt as _};
+use crate::crypto::Opener;
+use crate::store::object_store::{
+    self, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, path::Path,
+};
 
 /// More sealed bytes than this are opened off the async threads: about 0.2 ms of work.
 const OPEN_INLINE_MAX: usize = 256 * KIB as usize;
 /// Requests for one run when bodies break off; refused requests are the store's to repeat.
 const ATTEMPTS_MAX: u32 = 3;
 
+/// Openers kept: one is about 1 KiB and saves a key derivation a read.
+const OPENERS_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
+
+/// What happened since the start; [`ReaderStats`](super::ReaderStats) tells what each counts.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) prefetched: AtomicU64,
+    pub(super) disk_hits: AtomicU64,
+    pub(super) requests: AtomicU64,
+    pub(super) fetched_bytes: AtomicU64,
+}
+
+/// How one pack is found and opened.
+#[derive(Clone)]
+struct OpenPack {
+    seal: PackSeal,
+    path: Path,
+    opener: Opener,
+}
+
+/// Where chunks come from, and what bounds their coming.
+pub(super) struct Fetcher {
+    store: Arc<dyn ObjectStore>,
+    context: Arc<PackContext>,
+    pub(super) runtime: Handle,
+    requests: Semaphore,
+    /// Prefetching leaves a quarter of the requests to those who wait.
+    requests_ahead: Semaphore,
+    pub(super) disk: DiskCache,
+    openers: Mutex<LruCache<PackNumber, OpenPack>>,
+    pub(super) counters: Counters,
+}
+
+impl Fetcher {
+    /// At most `requests_max` GETs at once (at least 1).
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        context: Arc<PackContext>,
+        disk: DiskCache,
+        requests_max: usize,
+        runtime: Handle,
+    ) -> Self {
+        let ahead = (requests_max - requests_max / 4).max(1);
+        Self {
+            store,
+            context,
+            runtime,
+            requests: Semaphore::new(requests_max.max(1)),
+            requests_ahead: Semaphore::new(ahead),
+            disk,
+            openers: Mutex::new(LruCache::new(OPENERS_MAX)),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The pack's opener, from those kept if it is among them.
+    fn open(&self, pack: PackNumber, seal: &PackSeal) -> Result<OpenPack, DataError> {
+        let lock = || self.openers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = lock().get(&pack).filter(|open| open.seal == *seal) {
+            return Ok(open.clone());
+        }
+        let opener = self.context.opener(pack, seal.epoch, &seal.salt)?;
+        let open = OpenPack { seal: *seal, path: self.context.path(pack), opener };
+        lock().put(pack, open.clone());
+        Ok(open)
+    }
+}
+
 /// Completes every ticket of `run`. `ahead`: nobody waits for it yet.
-pub(super) async fn run(shared: Arc<Shared>, run: Run<Ticket>, ahead: bool) {
+pub(super) async fn run(fetcher: Arc<Fetcher>, run: Run<Ticket>, ahead: bool) {
     let Some(seal) = run.wanted.first().map(|ticket| *ticket.seal()) else { return };
-    let pack = match shared.open(run.pack, &seal) {
+    let pack = match fetcher.open(run.pack, &seal) {
         Ok(pack) => pack,
         Err(error) => return fail(run.wanted, &error),
     };
-    let missing = from_disk(&shared, &pack, run.wanted).await;
+    let missing = from_disk(&fetcher, &pack, run.wanted).await;
     for run in plan(missing, REQUEST_MAX) {
-        // Both semaphores live as long as `shared` and are never closed; if they were, dropping
+        // Both semaphores live as long as `fetcher` and are never closed; if they were, dropping
         // the tickets tells those who wait.
-        let _ahead = if ahead { shared.requests_ahead.acquire().await.ok() } else { None };
-        let Ok(_request) = shared.requests.acquire().await else { return };
-        from_bucket(&shared, &pack, run).await;
+        let _ahead = if ahead { fetcher.requests_ahead.acquire().await.ok() } else { None };
+        let Ok(_request) = fetcher.requests.acquire().await else { return };
+        from_bucket(&fetcher, &pack, run).await;
     }
 }
 
@@ -48,12 +132,12 @@ fn fail(tickets: impl IntoIterator<Item = Ticket>, error: &DataError) {
 }
 
 /// Completes what the disk cache has; the rest. Its bytes prove themselves by opening.
-async fn from_disk(shared: &Arc<Shared>, pack: &OpenPack, tickets: Vec<Ticket>) -> Vec<Ticket> {
-    if !shared.disk.has(&pack.path) {
+async fn from_disk(fetcher: &Arc<Fetcher>, pack: &OpenPack, tickets: Vec<Ticket>) -> Vec<Ticket> {
+    if !fetcher.disk.has(&pack.path) {
         return tickets;
     }
-    let (task, pack) = (Arc::clone(shared), pack.clone());
-    let read = shared.runtime.spawn_blocking(move || {
+    let (task, pack) = (Arc::clone(fetcher), pack.clone());
+    let read = fetcher.runtime.spawn_blocking(move || {
         let Some(file) = task.disk.read(&pack.path) else { return tickets };
         let mut missing = Vec::new();
         for ticket in tickets {
@@ -73,10 +157,10 @@ async fn from_disk(shared: &Arc<Shared>, pack: &OpenPack, tickets: Vec<Ticket>) 
     read.await.unwrap_or_default()
 }
 
-async fn from_bucket(shared: &Arc<Shared>, pack: &OpenPack, run: Run<Ticket>) {
+async fn from_bucket(fetcher: &Arc<Fetcher>, pack: &OpenPack, run: Run<Ticket>) {
     let end = run.range.end;
     let mut download = Download {
-        shared,
+        fetcher,
         pack,
         number: run.pack,
         missing: run.wanted.into(),
@@ -111,7 +195,7 @@ enum Broken {
 
 /// One run on its way from the bucket.
 struct Download<'a> {
-    shared: &'a Arc<Shared>,
+    fetcher: &'a Arc<Fetcher>,
     pack: &'a OpenPack,
     number: PackNumber,
     /// Chunks not here yet, by offset.
@@ -127,8 +211,8 @@ impl Download<'_> {
         let (number, offset) = (self.number, range.start);
         let options =
             GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
-        self.shared.counters.requests.fetch_add(1, Relaxed);
-        let result = match self.shared.store.get_opts(&self.pack.path, options).await {
+        self.fetcher.counters.requests.fetch_add(1, Relaxed);
+        let result = match self.fetcher.store.get_opts(&self.pack.path, options).await {
             Ok(result) => result,
             Err(error) => return Err(Broken::Request(self.refusal(offset, error).await)),
         };
@@ -143,7 +227,7 @@ impl Download<'_> {
             let Some(piece) = body.next().await else { break };
             let piece =
                 piece.map_err(|error| Broken::Body(DataError::reading(number, at, error)))?;
-            self.shared.counters.fetched_bytes.fetch_add(piece.len() as u64, Relaxed);
+            self.fetcher.counters.fetched_bytes.fetch_add(piece.len() as u64, Relaxed);
             buffer.extend_from_slice(&piece);
             self.take_whole(&mut at, &mut buffer);
         }
@@ -165,7 +249,7 @@ impl Download<'_> {
     /// end, so its size tells a cut pack from a passing fault.
     async fn refusal(&self, offset: u64, error: object_store::Error) -> DataError {
         if matches!(error, object_store::Error::Generic { .. }) {
-            let head = self.shared.store.head(&self.pack.path).await;
+            let head = self.fetcher.store.head(&self.pack.path).await;
             if head.is_ok_and(|object| object.size <= offset) {
                 return DataError::Truncated { pack: self.number, offset };
             }
@@ -202,22 +286,22 @@ impl Download<'_> {
         if batch.is_empty() {
             return;
         }
-        let (shared, pack) = (Arc::clone(self.shared), self.pack.clone());
+        let (fetcher, pack) = (Arc::clone(self.fetcher), self.pack.clone());
         if bytes <= OPEN_INLINE_MAX {
-            open_batch(&shared, &pack, batch);
+            open_batch(&fetcher, &pack, batch);
         } else {
-            let work = move || open_batch(&shared, &pack, batch);
-            self.opening.push(self.shared.runtime.spawn_blocking(work));
+            let work = move || open_batch(&fetcher, &pack, batch);
+            self.opening.push(self.fetcher.runtime.spawn_blocking(work));
         }
     }
 }
 
-fn open_batch(shared: &Shared, pack: &OpenPack, batch: Vec<(Ticket, Bytes)>) {
+fn open_batch(fetcher: &Fetcher, pack: &OpenPack, batch: Vec<(Ticket, Bytes)>) {
     for (ticket, sealed) in batch {
         let chunk = *ticket.chunk();
         let outcome = open_chunk(&chunk, &pack.opener, &sealed);
         if outcome.is_ok() {
-            shared.disk.put(&pack.path, chunk.range().start, sealed);
+            fetcher.disk.put(&pack.path, chunk.range().start, sealed);
         }
         ticket.complete(outcome);
     }

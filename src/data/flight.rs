@@ -20,9 +20,9 @@ use futures::future::Shared;
 use tokio::sync::oneshot;
 
 use super::DataError;
+use super::chunk::{ChunkRef, PackSeal};
 use super::memory_cache::MemoryCache;
 use super::plan::Wanted;
-use super::reader::{ChunkRef, PackSeal};
 
 type Outcome = Result<Bytes, DataError>;
 type Flight = Shared<oneshot::Receiver<Outcome>>;
@@ -120,6 +120,12 @@ impl Desk {
         inner.flights.insert(chunk, flight.clone());
         let desk = Arc::clone(self);
         (Ticket { desk, chunk, seal: *seal, charge, sender: Some(sender) }, flight)
+    }
+
+    /// Every flight has ended and is accounted for.
+    #[cfg(test)]
+    pub(super) fn nothing_in_flight(&self) -> bool {
+        self.lock().flights.is_empty() && self.prefetching_bytes.load(Relaxed) == 0
     }
 
     /// Bytes in memory and chunks evicted since the start.

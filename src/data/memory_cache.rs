@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use lru::LruCache;
 
-use super::reader::ChunkRef;
+use super::chunk::ChunkRef;
 
 /// What an entry costs besides its content: key, list and table, a heap block's own overhead.
 const ENTRY_OVERHEAD_BYTES: u64 = 160;

@@ -13,7 +13,9 @@
 //! plaintext leaves the memory of this process; what a reader gets either
 //! authenticated at its place in its pack or is an error.
 
+mod chunk;
 mod compress;
+mod directory;
 mod disk_cache;
 mod edits;
 mod error;
@@ -23,16 +25,20 @@ mod flight;
 mod memory_cache;
 mod pack;
 mod plan;
+mod readahead;
 mod reader;
 mod upload;
 
+pub use chunk::{CHUNK_LEN_MAX, ChunkRef, PackSeal};
 pub use compress::Compression;
+pub use directory::read_directory;
 pub use disk_cache::DiskCacheConfig;
 pub use edits::{BlockChange, FileEdits};
 pub use error::DataError;
-pub use extents::{Buffer, Extents, Piece, Span};
-pub use pack::{BuiltPack, CHUNK_LEN_MAX, Chunk, PACK_CONTENT_MAX, PackContext};
-pub use reader::{BlockReader, ChunkRef, PackSeal, ReaderConfig, ReaderStats};
+pub use extents::{Buffer, Claim, Extents, Piece, Span};
+pub use pack::{BuiltPack, Chunk, PACK_CONTENT_MAX, PackContext};
+pub use readahead::ReadAhead;
+pub use reader::{BlockReader, ReaderConfig, ReaderStats};
 pub use upload::{UploadStats, Uploader};
 
 #[cfg(test)]

@@ -15,15 +15,13 @@
 use bytes::Bytes;
 
 use super::DataError;
+use super::chunk::{CHUNK_LEN_MAX, ChunkRef, PackSeal};
 use super::compress::{Compression, Squeezer, expand};
-use super::reader::{ChunkRef, PackSeal};
 use crate::base::{BlockIndex, CommitNumber, Epoch, Inode, MIB, PackNumber, VolumeId};
 use crate::crypto::{Binding, DataKeys, ObjectKind, Opener, Sealer, SecretKey, TAG_LEN};
 use crate::format::{PackDirectory, PackEntry, PackRecord, Place, pack_path};
 use crate::store::object_store::{PutPayload, path::Path};
 
-/// Longest content of a chunk in bytes: the largest block size.
-pub const CHUNK_LEN_MAX: usize = MIB as usize;
 /// Most content of one pack in bytes. Chunk offsets and a single PUT allow far more.
 pub const PACK_CONTENT_MAX: u64 = 64 * MIB;
 /// Bytes after the sealed directory.
@@ -257,7 +255,8 @@ struct Body {
 
 impl Body {
     fn new(pack: PackNumber, sealer: Sealer) -> Self {
-        let segment = sealer.header().to_vec();
+        let mut segment = Vec::with_capacity(SEGMENT_LEN);
+        segment.extend_from_slice(sealer.header());
         let len = segment.len() as u64;
         Self { pack, sealer, segments: Vec::new(), segment, len, chunks: 0 }
     }

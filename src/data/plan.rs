@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::reader::ChunkRef;
+use super::chunk::ChunkRef;
 use crate::base::{KIB, MIB, PackNumber};
 
 /// Bytes between two chunks that are fetched along rather than paid with a request of their own.

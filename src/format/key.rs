@@ -8,6 +8,8 @@
 //! S                   volume counters           X inode name        extended attribute
 //! ```
 
+use std::borrow::Borrow;
+
 use crate::base::{BlockIndex, CommitNumber, Inode, PackNumber};
 
 /// The longest key: an `X` record with a name of 255 bytes.
@@ -42,6 +44,12 @@ pub enum KeyKind {
 /// The key of one metadata record, encoded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Box<[u8]>);
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 impl Key {
     fn build(kind: KeyKind, numbers: &[u64], tail: &[u8]) -> Self {
@@ -105,10 +113,31 @@ impl Key {
         Self::build(KeyKind::Counters, &[], &[])
     }
 
+    /// The `index`-th number of this key, if it is of `kind`.
+    fn number_of(&self, kind: KeyKind, index: usize) -> Option<u64> {
+        let is_kind = self.0.first() == Some(&(kind as u8));
+        is_kind.then(|| Self::number(&self.0, index)).flatten()
+    }
+
     /// The inode, if this is the key of an orphan.
     pub fn orphaned(&self) -> Option<Inode> {
-        let is_orphan = self.0.first() == Some(&(KeyKind::Orphan as u8));
-        is_orphan.then(|| Self::number(&self.0, 0).map(Inode)).flatten()
+        self.number_of(KeyKind::Orphan, 0).map(Inode)
+    }
+
+    /// The pack, if this is the key of a pack record.
+    pub fn pack_number(&self) -> Option<PackNumber> {
+        self.number_of(KeyKind::Pack, 0).map(PackNumber)
+    }
+
+    /// Inode and page, if this is the marker of a page with inline bytes.
+    pub fn inline_page(&self) -> Option<(Inode, u64)> {
+        let inode = self.number_of(KeyKind::Inline, 0)?;
+        Some((Inode(inode), self.number_of(KeyKind::Inline, 1)?))
+    }
+
+    /// A key as it came from the engine.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(bytes.into())
     }
 
     /// The encoded key.

@@ -2,6 +2,7 @@
 
 mod block;
 mod codec;
+pub mod header;
 mod inode;
 mod key;
 mod pack;

@@ -71,6 +71,8 @@ pub struct Counters {
     pub inodes: u64,
     /// Bytes of committed content, holes not counted.
     pub bytes: u64,
+    /// Counter part of the writer's next pack number: orphans of a crash lie from here on.
+    pub next_pack: u64,
 }
 
 impl Counters {
@@ -79,9 +81,9 @@ impl Counters {
 
     /// The record's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::with_capacity(33);
+        let mut out = Writer::with_capacity(41);
         out.u8(Self::VERSION).u64(self.commit.0).u64(self.next_inode);
-        out.u64(self.inodes).u64(self.bytes);
+        out.u64(self.inodes).u64(self.bytes).u64(self.next_pack);
         out.finish()
     }
 
@@ -96,6 +98,7 @@ impl Counters {
             next_inode: reader.u64()?,
             inodes: reader.u64()?,
             bytes: reader.u64()?,
+            next_pack: reader.u64()?,
         };
         reader.finish()?;
         Ok(counters)
@@ -138,8 +141,13 @@ mod tests {
 
     #[test]
     fn counters_read_back() {
-        let counters =
-            Counters { commit: CommitNumber(9), next_inode: 2, inodes: 1, bytes: u64::MAX };
+        let counters = Counters {
+            commit: CommitNumber(9),
+            next_inode: 2,
+            inodes: 1,
+            bytes: u64::MAX,
+            next_pack: 4,
+        };
         assert_eq!(Counters::decode(&counters.encode()), Ok(counters));
         assert!(Counters::decode(&counters.encode()[1..]).is_err());
     }

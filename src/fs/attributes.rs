@@ -63,10 +63,6 @@ impl Tx<'_> {
             Some(size) => self.truncate(inode, &mut record, size)?,
             None => self.set_inode(inode, &record),
         }
-        self.attributes_of(inode, record)
-    }
-
-    fn attributes_of(&mut self, inode: Inode, record: InodeRecord) -> Attempt<Attributes> {
         let blocks = self.stat_blocks(inode, &record);
         Ok(Attributes { inode, record, blocks })
     }

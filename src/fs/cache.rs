@@ -8,6 +8,9 @@ use crate::format::Key;
 /// Bytes that an entry costs besides its key and value, roughly.
 const OVERHEAD_BYTES: usize = 128;
 
+/// What memory knows of a record: its value, or that there is none.
+pub(super) type Known = Option<Bytes>;
+
 /// A least-recently-used cache of records with a bound in bytes.
 pub(super) struct RecordCache {
     entries: LruCache<Key, Option<Bytes>>,
@@ -21,7 +24,7 @@ impl RecordCache {
     }
 
     /// What is known of `key`: nothing, that it is absent, or its value.
-    pub fn get(&mut self, key: &Key) -> Option<Option<Bytes>> {
+    pub fn get(&mut self, key: &Key) -> Option<Known> {
         self.entries.get(key).cloned()
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::core::{Attempt, Core, Tx};
 use super::{Allocate, CopyRange, FsError, WriteOrigin};
 use crate::base::{BlockIndex, ErrorKind, FILE_SIZE_MAX, Inode};
-use crate::data::{BlockChange, ChunkRef, Extents, PackSeal, Piece};
+use crate::data::{BlockChange, ChunkRef, Extents, PackSeal, Piece, Span};
 use crate::format::{FileKind, InodeRecord, Key, Page, Place, page_of};
 
 /// Most bytes that one `copy_file_range` shares before it returns.
@@ -32,7 +32,7 @@ impl ReadPlan {
     /// The chunks that are needed, each as often as it is used.
     pub fn chunks(&self) -> Vec<(ChunkRef, PackSeal)> {
         let chunk = |part: &(usize, usize, Source)| match &part.2 {
-            Source::Chunk { chunk, seal, .. } => Some((*chunk, seal.clone())),
+            Source::Chunk { chunk, seal, .. } => Some((*chunk, *seal)),
             Source::Memory(_) => None,
         };
         self.parts.iter().filter_map(chunk).collect()
@@ -117,18 +117,36 @@ impl Core {
         let mut pages = Pages::default();
         for (block, from, to) in blocks_of(self, offset, end) {
             let start = self.fixed.block_size.start(block);
-            for span in pages.block(self, inode, block)?.within(from, to) {
+            let spans = pages.block(self, inode, block)?;
+            for span in spans.within(from, to) {
                 let at = (start + u64::from(span.at) - offset) as usize;
-                let source = match &span.piece {
-                    Piece::Zero => continue,
-                    Piece::Memory { .. } => Source::Memory(span.memory().unwrap_or_default()),
-                    Piece::Stored(Place::Inline(bytes)) => Source::Memory(bytes.clone()),
-                    Piece::Stored(place) => self.chunk_source(place)?,
-                };
-                plan.parts.push((at, span.len as usize, source));
+                if let Some(source) = self.source(&span)? {
+                    plan.parts.push((at, span.len as usize, source));
+                }
             }
         }
         Ok(plan)
+    }
+
+    /// How to read the first `len` bytes of a block that shows `spans`.
+    pub fn plan_spans(&mut self, spans: &Extents, len: u32) -> Attempt<ReadPlan> {
+        let mut plan = ReadPlan { len: len as usize, parts: Vec::new() };
+        for span in spans.within(0, len) {
+            if let Some(source) = self.source(&span)? {
+                plan.parts.push((span.at as usize, span.len as usize, source));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Where a span's bytes come from; `None` for zeros.
+    fn source(&mut self, span: &Span) -> Attempt<Option<Source>> {
+        Ok(match &span.piece {
+            Piece::Zero => None,
+            Piece::Memory { .. } => span.memory().map(Source::Memory),
+            Piece::Stored(Place::Inline(bytes)) => Some(Source::Memory(bytes.clone())),
+            Piece::Stored(place) => Some(self.chunk_source(place)?),
+        })
     }
 
     fn chunk_source(&mut self, place: &Place) -> Attempt<Source> {
@@ -139,7 +157,11 @@ impl Core {
 }
 
 /// The blocks that `from..to` touches, with the range inside each.
-fn blocks_of(core: &Core, from: u64, to: u64) -> impl Iterator<Item = (BlockIndex, u32, u32)> + use<> {
+fn blocks_of(
+    core: &Core,
+    from: u64,
+    to: u64,
+) -> impl Iterator<Item = (BlockIndex, u32, u32)> + use<> {
     let size = core.fixed.block_size;
     let (first, _) = size.split(from);
     let end = if from < to { size.count(to) } else { first.0 };
@@ -310,8 +332,7 @@ impl Tx<'_> {
             for span in spans.filled(from, to) {
                 let source = start + u64::from(span.at);
                 let target = source - range.from_offset + range.to_offset;
-                for (block, at, end) in
-                    blocks_of(self.core(), target, target + u64::from(span.len))
+                for (block, at, end) in blocks_of(self.core(), target, target + u64::from(span.len))
                 {
                     let ahead = (size.start(block) + u64::from(at) - target) as u32;
                     let from = span.at + ahead;

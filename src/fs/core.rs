@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::FsError;
-use super::cache::RecordCache;
+use super::cache::{Known, RecordCache};
 use super::group::Group;
 use super::loading::Loading;
 use super::opened::Opened;
@@ -25,6 +25,12 @@ use crate::base::{BlockSize, CommitNumber, Inode, PackNumber, Timestamp};
 use crate::crypto::SecretKey;
 use crate::data::PackSeal;
 use crate::format::{Counters, FormatError, InodeRecord, Key, PackRecord, Page};
+
+/// A group with this many bytes of changed records closes.
+const RECORD_BYTES_WANTED: u64 = 16 << 20;
+
+/// No group has more bytes of changed records: a commit is one batch, which the engine bounds.
+const RECORD_BYTES_MAX: u64 = 40 << 20;
 
 /// Why an attempt at an operation ended without a result.
 #[derive(Debug)]
@@ -79,6 +85,8 @@ pub(super) struct Core {
     pub mode: Mode,
     pub open: Group,
     pub committing: Option<Arc<Group>>,
+    /// Which state of the writer a following mount shows.
+    pub view: u64,
     /// The last group that is in the bucket.
     pub committed: CommitNumber,
     /// Groups up to this one are to be committed without waiting for more.
@@ -94,20 +102,19 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// A record as the volume now stands; `None` in the outer option if memory does not know.
-    pub fn record(&mut self, key: &Key) -> Option<Option<Bytes>> {
-        if let Some(value) = self.open.records.get(key) {
-            return Some(value.clone());
-        }
-        self.committed_or_committing(key)
+    /// A record as the volume now stands; `None` if memory does not know.
+    pub fn record(&mut self, key: &Key) -> Option<Known> {
+        let changed = self.groups().find_map(|group| group.records.get(key));
+        changed.cloned().or_else(|| self.cache.get(key))
     }
 
-    /// A record as of the last closed group.
-    pub fn committed_or_committing(&mut self, key: &Key) -> Option<Option<Bytes>> {
-        if let Some(value) = self.committing.as_ref().and_then(|group| group.records.get(key)) {
-            return Some(value.clone());
+    /// Forgets what is cached when the followed state has moved on.
+    pub fn follow(&mut self, view: u64) {
+        if self.view != view {
+            self.view = view;
+            self.cache.clear();
+            self.loading.all_changed();
         }
-        self.cache.get(key)
     }
 
     /// A record, or a stop that asks to load it.
@@ -127,6 +134,19 @@ impl Core {
     /// Both groups that are not in the bucket, newest first.
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
         std::iter::once(&self.open).chain(self.committing.as_deref())
+    }
+
+    /// Whether the open group is to be closed without waiting for more changes.
+    pub fn wants_commit(&self) -> bool {
+        let wanted =
+            self.wanted >= self.open.number || self.open.record_bytes >= RECORD_BYTES_WANTED;
+        wanted && !self.open.is_empty()
+    }
+
+    /// Whether changes have to wait.
+    pub fn is_full(&self) -> bool {
+        self.dirty_bytes() >= self.fixed.dirty_bytes_max
+            || self.open.record_bytes >= RECORD_BYTES_MAX
     }
 
     /// Bytes that wait to be committed.
@@ -201,7 +221,7 @@ impl<'a> Tx<'a> {
         if self.core.mode != Mode::ReadWrite {
             return Err(FsError::ReadOnly.into());
         }
-        if self.core.dirty_bytes() >= self.core.fixed.dirty_bytes_max {
+        if self.core.is_full() {
             return Err(Stop::Room);
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! A commit group: everything that changed between two moments of the volume.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -48,6 +49,14 @@ impl Group {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty() && self.files.is_empty()
+    }
+
+    /// Records of `start..end`, in order.
+    pub fn range(&self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Key, &Option<Bytes>)> {
+        let end = end.to_vec();
+        self.records
+            .range::<[u8], _>((Bound::Included(start), Bound::Unbounded))
+            .take_while(move |(key, _)| key.as_bytes() < end.as_slice())
     }
 
     fn touch(&mut self) {

@@ -47,6 +47,12 @@ impl Loading {
         valid
     }
 
+    /// Anything may have changed.
+    pub fn all_changed(&mut self) {
+        let next = Ticket(self.next);
+        self.keys.values_mut().for_each(|loads| loads.valid_from = next);
+    }
+
     /// A commit changed `key`.
     pub fn changed(&mut self, key: &Key) {
         let next = Ticket(self.next);

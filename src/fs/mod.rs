@@ -1,9 +1,45 @@
 //! The file system itself, without FUSE: names, attributes, content, commit groups.
+//!
+//! ```text
+//! operation --> Tx: one attempt under the lock --> open group --close--> committing group --> bucket
+//!                 reads: open, committing, cache, engine       packs, one batch, one flush, acknowledge
+//! ```
+//!
+//! [`FileSystem`] is what the rest sees. Inside: `core` is the state and its
+//! transactions; `names`, `attributes`, `content`, `xattrs`, `acl` are what
+//! operations do to it; `system` runs them, loading and waiting outside the
+//! lock; `commit`, `packing`, `block_map` bring groups into the bucket.
 
+mod acl;
+mod attributes;
+mod block_map;
+mod cache;
+mod commit;
+mod config;
+mod content;
+mod core;
 mod error;
+mod group;
+mod listing;
+mod loading;
+mod mount;
+mod names;
+mod opened;
+mod operations;
+mod packing;
+mod reclaim;
+mod status;
+mod system;
+#[cfg(test)]
+mod tests;
 mod types;
+mod xattrs;
 
+pub use config::FsConfig;
 pub use error::FsError;
+pub use mount::{format_volume, read_counters};
+pub use status::{FsHealth, FsStatus};
+pub use system::{FileSystem, FsParts, Records};
 pub use types::{
     Allocate, Attributes, Caller, Content, CopyRange, Handle, ListedEntry, NewNode, NewTime,
     Outcome, RenameMode, Seek, SetAttributes, Usage, WriteOrigin, XattrMode,

@@ -118,12 +118,7 @@ impl Tx<'_> {
         }
     }
 
-    fn add_entry(
-        &mut self,
-        parent: Inode,
-        name: &[u8],
-        target: (Inode, FileKind),
-    ) -> Attempt<()> {
+    fn add_entry(&mut self, parent: Inode, name: &[u8], target: (Inode, FileKind)) -> Attempt<()> {
         let mut free = match self.search(parent, name)? {
             Search::Found(_) => return Err(FsError::Exists.into()),
             Search::Free(free) => free,
@@ -267,7 +262,12 @@ impl Tx<'_> {
         Ok(attributes)
     }
 
-    pub fn rename(&mut self, from: (Inode, &[u8]), to: (Inode, &[u8]), mode: RenameMode) -> Attempt<()> {
+    pub fn rename(
+        &mut self,
+        from: (Inode, &[u8]),
+        to: (Inode, &[u8]),
+        mode: RenameMode,
+    ) -> Attempt<()> {
         self.change()?;
         check_name(from.1)?;
         check_name(to.1)?;
@@ -284,7 +284,7 @@ impl Tx<'_> {
                 self.check_ancestry(&target, from.0, to.0)?;
                 self.exchange(from.0, &source, to.0, &target)
             }
-            (target, _) => self.move_entry(from.0, &source, to, target),
+            (target, _) => self.move_entry(from.0, &source, to, target.as_ref()),
         }
     }
 
@@ -308,15 +308,15 @@ impl Tx<'_> {
         from: Inode,
         source: &Found,
         (to, name): (Inode, &[u8]),
-        target: Option<Found>,
+        target: Option<&Found>,
     ) -> Attempt<()> {
         let is_directory = source.kind == FileKind::Directory;
-        let replaced_directory = match &target {
+        let replaced_directory = match target {
             Some(target) => self.check_replace(is_directory, target)?,
             None => false,
         };
         self.remove_entry(from, source);
-        match &target {
+        match target {
             Some(target) => {
                 self.point_entry(to, target, (source.inode, source.kind));
                 self.drop_link(target.inode)?;

@@ -57,14 +57,18 @@ impl Opened {
         self.handles.get_mut(&handle)
     }
 
+    /// Drops all references to `inode`.
+    pub fn forget_all(&mut self, inode: Inode) {
+        self.references.remove(&inode);
+    }
+
     /// Whether somebody refers to `inode`.
     pub fn refers(&self, inode: Inode) -> bool {
         self.references.contains_key(&inode)
     }
 
     fn drop_unused(&mut self, inode: Inode) -> bool {
-        let unused =
-            self.references.get(&inode).is_none_or(|r| r.lookups == 0 && r.handles == 0);
+        let unused = self.references.get(&inode).is_none_or(|r| r.lookups == 0 && r.handles == 0);
         if unused {
             self.references.remove(&inode);
         }

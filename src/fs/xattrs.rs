@@ -31,6 +31,27 @@ fn check(name: &[u8], record: &InodeRecord) -> Result<(), FsError> {
     if acl_fits { Ok(()) } else { Err(FsError::NotSupported) }
 }
 
+/// Takes over the permission bits of a new ACL; whether it has to be stored besides.
+fn follow_acl(
+    record: &mut InodeRecord,
+    flag: u32,
+    value: &Bytes,
+    caller: Caller,
+) -> Result<bool, FsError> {
+    let mut acl = Acl::decode(value)?;
+    let stored = flag == InodeFlags::DEFAULT_ACL || !acl.is_plain();
+    record.flags.set(flag, stored);
+    if flag == InodeFlags::ACCESS_ACL {
+        record.permissions = record.permissions & 0o7000 | acl.permissions();
+        // Who is not in the group must not keep it by way of an ACL; the
+        // supplementary groups are not known here, so they do not count.
+        if caller.uid != 0 && caller.gid != record.gid {
+            record.permissions &= !SETGID;
+        }
+    }
+    Ok(stored)
+}
+
 impl Tx<'_> {
     pub fn getxattr(&mut self, inode: Inode, name: &[u8]) -> Attempt<Bytes> {
         let record = self.inode(inode)?;
@@ -65,7 +86,7 @@ impl Tx<'_> {
         }
         let stored = match acl::flag(name) {
             0 => true,
-            flag => self.follow_acl(&mut record, flag, value, caller)?,
+            flag => follow_acl(&mut record, flag, value, caller)?,
         };
         if stored {
             record.flags.set(InodeFlags::XATTRS, true);
@@ -74,28 +95,6 @@ impl Tx<'_> {
         record.ctime = self.now;
         self.set_inode(inode, &record);
         Ok(())
-    }
-
-    /// Takes over the permission bits of a new ACL; whether it has to be stored besides.
-    fn follow_acl(
-        &mut self,
-        record: &mut InodeRecord,
-        flag: u32,
-        value: &Bytes,
-        caller: Caller,
-    ) -> Attempt<bool> {
-        let mut acl = Acl::decode(value)?;
-        let stored = flag == InodeFlags::DEFAULT_ACL || !acl.is_plain();
-        record.flags.set(flag, stored);
-        if flag == InodeFlags::ACCESS_ACL {
-            record.permissions = record.permissions & 0o7000 | acl.permissions();
-            // Who is not in the group must not keep it by way of an ACL; the
-            // supplementary groups are not known here, so they do not count.
-            if caller.uid != 0 && caller.gid != record.gid {
-                record.permissions &= !SETGID;
-            }
-        }
-        Ok(stored)
     }
 
     pub fn removexattr(&mut self, inode: Inode, name: &[u8]) -> Attempt<()> {

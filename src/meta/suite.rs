@@ -177,7 +177,7 @@ async fn checkpoints_keep_their_moment(engine: &dyn Engine) {
     meta.apply(batch(&[("a", Some("1"))])).await.unwrap();
     let first = meta.checkpoint("first", None).await.unwrap();
     meta.apply(batch(&[("a", Some("2")), ("b", Some("2"))])).await.unwrap();
-    let second = meta.checkpoint("second", Some(Duration::from_secs(3600))).await.unwrap();
+    let second = meta.checkpoint("second", Some(Duration::from_hours(1))).await.unwrap();
     meta.apply(batch(&[("a", None)])).await.unwrap();
     meta.flush().await.unwrap();
 

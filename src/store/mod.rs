@@ -1,3 +1,42 @@
-//! Object stores and what decorates them.
+//! Object stores: where sealed bytes are kept.
+//!
+//! ```text
+//!   SlateDB, packs, header, lease
+//!        |
+//!     sealed      encrypts; above it plaintext, below it ciphertext
+//!        |
+//!     measured    counts requests, bytes, errors, time
+//!        |
+//!     faulty      tests only: scripted faults
+//!        |
+//!   s3 | local | memory
+//! ```
+//!
+//! The seam is the well-known trait [`object_store::ObjectStore`], in the version that SlateDB
+//! re-exports, so that the metadata engine runs on these stores unmodified.
+//!
+//! Invariant: a `put` that returned is durable, and a conditional `put` never reports a failed
+//! condition for a write of its own that did land.
 
+mod config;
+mod fault;
+pub mod faulty;
+mod local;
+pub mod measured;
+mod open;
+pub mod probe;
+pub mod s3;
+pub mod sealed;
+mod url;
+
+pub use config::StoreConfig;
+pub use fault::{StoreError, StoreFault, classify, explain};
+pub use faulty::FaultyStore;
+pub use local::LocalStore;
+pub use measured::MeasuredStore;
+pub use open::{OpenError, open};
+pub use probe::{ProbeError, ProbeReport, probe};
+pub use s3::{S3Config, S3Store};
+pub use sealed::SealedStore;
 pub use slatedb::object_store;
+pub use url::{StoreUrl, UrlError};

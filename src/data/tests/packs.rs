@@ -9,6 +9,7 @@ use crate::crypto::TAG_LEN;
 use crate::data::pack::open_chunk;
 use crate::data::{
     BuiltPack, CHUNK_LEN_MAX, Compression, DataError, PACK_CONTENT_MAX, PackContext, Uploader,
+    read_directory,
 };
 use crate::format::Place;
 use crate::store::object_store::{ObjectStore, ObjectStoreExt as _};
@@ -127,6 +128,27 @@ fn cut_and_changed_packs_do_not_open_and_never_panic() {
         let _ = context.open_whole(PACK, &changed);
     }
     assert!(context.open_whole(PackNumber(8), &object).is_err());
+}
+
+#[tokio::test]
+async fn directory_is_read_with_one_request_or_two_when_long() {
+    let context = context(Compression::None);
+    for (count, requests) in [(0, 1), (10, 1), (3000, 2)] {
+        let built = pack(&context, PACK, &vec![Bytes::from_static(b"x"); count]);
+        let counting = store_with(&[&built]).await;
+        let store = Arc::clone(&counting) as Arc<dyn ObjectStore>;
+        let directory = read_directory(&store, &context, PACK, &built.record).await.unwrap();
+        assert_eq!((directory.entries.len(), counting.gets()), (count, requests));
+        for at in [built.record.size as usize - 1, built.record.size as usize - 20] {
+            counting.tamper(&built.path, at).await;
+            let error = read_directory(&store, &context, PACK, &built.record).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            counting.tamper(&built.path, at).await;
+        }
+        counting.inner.delete(&built.path).await.unwrap();
+        let gone = read_directory(&store, &context, PACK, &built.record).await.unwrap_err();
+        assert!(matches!(gone, DataError::Missing { .. }));
+    }
 }
 
 #[tokio::test]

@@ -35,11 +35,11 @@ impl SystemClock for ForwardClock {
         DateTime::from_timestamp_millis(highest_ms).unwrap_or(wall)
     }
 
-    fn sleep<'a>(&'a self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         self.wall.sleep(duration)
     }
 
-    fn ticker<'a>(&'a self, duration: Duration) -> SystemClockTicker<'a> {
+    fn ticker(&self, duration: Duration) -> SystemClockTicker<'_> {
         SystemClockTicker::new(self, duration)
     }
 }

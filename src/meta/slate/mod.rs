@@ -37,9 +37,13 @@ use clock::ForwardClock;
 use flusher::Flusher;
 
 mod clock;
+#[cfg(test)]
+mod figures;
 mod flusher;
 mod reader;
 mod settings;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -64,8 +68,11 @@ pub struct SlateMeta {
     tables: Arc<TableWriter>,
     /// Sequence number of the newest batch applied.
     applied: AtomicU64,
-    closing: Mutex<Option<watch::Receiver<Option<Result<(), MetaError>>>>>,
+    closing: Mutex<Option<watch::Receiver<Outcome>>>,
 }
+
+/// How the closing ended; `None` while it goes on.
+type Outcome = Option<Result<(), MetaError>>;
 
 impl SlateMeta {
     /// Opens the database, or makes an empty one, and fences every older writer.
@@ -83,23 +90,26 @@ impl SlateMeta {
         let clock = Arc::new(ForwardClock::default());
         let db = builder(&store, &options, clock.clone()).build().await.map_err(opening)?;
         let found = db.status();
-        clock.raise(found.current_manifest.last_l0_clock_tick());
-        let replayed = found.durable_seq > found.current_manifest.last_l0_seq();
-        Self::start(db, store, &options, replayed)
+        if found.durable_seq > found.current_manifest.last_l0_seq() {
+            // The log was replayed. Written out it need not be again, and the manifest
+            // then knows the newest stamp there is.
+            write_tables(&db).await.map_err(|error| convert(&db, "replaying the log", error))?;
+        }
+        clock.raise(db.manifest().last_l0_clock_tick());
+        Self::start(db, store, &options)
     }
 
     fn start(
         db: Db,
         store: Arc<dyn ObjectStore>,
         options: &SlateOptions,
-        replayed: bool,
     ) -> Result<Self, MetaError> {
         let runtime = Handle::current();
         let epoch = u32::try_from(db.manifest().writer_epoch()).map_err(|_| {
             MetaError::Invalid("the volume was mounted over 4 billion times".to_owned())
         })?;
         let flusher = Flusher::start(db.clone(), &runtime);
-        let tables = TableWriter::start(db.clone(), options, replayed, &runtime);
+        let tables = TableWriter::start(db.clone(), options, &runtime);
         Ok(Self {
             applied: AtomicU64::new(db.status().durable_seq),
             epoch: WriterEpoch(epoch),
@@ -136,7 +146,7 @@ impl SlateMeta {
     }
 
     /// Starts the closing once; every caller gets its outcome.
-    fn closing(&self) -> watch::Receiver<Option<Result<(), MetaError>>> {
+    fn closing(&self) -> watch::Receiver<Outcome> {
         let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         let started = closing.get_or_insert_with(|| {
             let (answer, outcome) = watch::channel(None);
@@ -210,9 +220,9 @@ struct TableWriter {
 }
 
 impl TableWriter {
-    fn start(db: Db, options: &SlateOptions, dirty: bool, runtime: &Handle) -> Arc<Self> {
+    fn start(db: Db, options: &SlateOptions, runtime: &Handle) -> Arc<Self> {
         let writer = Arc::new(Self {
-            dirty: AtomicBool::new(dirty),
+            dirty: AtomicBool::new(false),
             flushes: AtomicU64::new(0),
             flushes_max: options.bounds.table_flushes,
             hurry: tokio::sync::Notify::new(),

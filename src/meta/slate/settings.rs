@@ -31,7 +31,8 @@ pub struct SlateOptions {
 pub(super) struct Bounds {
     /// Size at which the table in memory is written out.
     pub(super) table_bytes: usize,
-    /// Fresh tables in the bucket before writing out waits for compaction.
+    /// Fresh tables in the bucket before writing out waits for compaction; it merges no
+    /// fewer than four, so with less it would wait for ever.
     pub(super) tables_max: usize,
     /// Unflushed bytes in memory before `apply` waits.
     pub(super) unflushed_bytes_max: usize,
@@ -49,9 +50,9 @@ impl Default for Bounds {
             table_bytes: 16 << 20,
             tables_max: 64,
             unflushed_bytes_max: 96 << 20,
-            table_interval: Duration::from_secs(60),
+            table_interval: Duration::from_mins(1),
             table_flushes: 512,
-            compaction_poll: IDLE_POLL,
+            compaction_poll: COMPACTION_POLL,
         }
     }
 }
@@ -69,14 +70,16 @@ impl SlateOptions {
     }
 }
 
-/// Polling interval of everything that polls: three pollers and six requests make about 0.1 a second.
-const IDLE_POLL: Duration = Duration::from_secs(60);
+/// How often the writer looks at the manifest unasked; each flush of a table looks too. Two requests.
+const MANIFEST_POLL: Duration = Duration::from_mins(2);
+/// How often the compactor and its worker look for work; six requests in all.
+const COMPACTION_POLL: Duration = Duration::from_secs(90);
 /// Garbage collection: a handful of LISTs each time.
-const GC_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const GC_INTERVAL: Duration = Duration::from_hours(1);
 /// Tables and manifests stay a day after their last use: longer than any follower lags or any reader's clock is off.
-const TABLE_AGE_MIN: Duration = Duration::from_secs(24 * 60 * 60);
+const TABLE_AGE_MIN: Duration = Duration::from_hours(24);
 /// Log objects stay an hour after they were written out as tables, for followers that replay them.
-const LOG_AGE_MIN: Duration = Duration::from_secs(60 * 60);
+const LOG_AGE_MIN: Duration = Duration::from_hours(1);
 /// Largest table that compaction writes.
 const COMPACTED_TABLE_BYTES: usize = 64 << 20;
 /// Read-ahead of one compaction input; up to 8 inputs are open at a time.
@@ -92,7 +95,7 @@ pub(super) fn settings(options: &SlateOptions) -> Settings {
     let bounds = &options.bounds;
     Settings {
         flush_interval: None,
-        manifest_poll_interval: IDLE_POLL,
+        manifest_poll_interval: MANIFEST_POLL,
         min_filter_keys: FILTER_KEYS_MIN,
         max_unflushed_bytes: bounds.unflushed_bytes_max,
         l0_sst_size_bytes: bounds.table_bytes,

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slatedb::object_store::memory::InMemory;
+use tokio::sync::Notify;
 
+use super::settings::Bounds;
+use super::testing::TestStore;
 use super::*;
 use crate::meta::suite::{self, Engine};
 
@@ -36,4 +39,191 @@ impl Engine for Volume {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slate_engine_passes_the_suite() {
     suite::all(async || Box::new(Volume(Arc::new(InMemory::new()))) as Box<dyn Engine>).await;
+}
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// A writer on a runtime of its own, so that it can be killed.
+struct Doomed {
+    runtime: tokio::runtime::Runtime,
+    store: TestStore,
+    meta: Arc<SlateMeta>,
+}
+
+impl Doomed {
+    fn open(bucket: &Arc<InMemory>, tune: impl FnOnce(&mut SlateOptions)) -> Self {
+        let runtime = runtime();
+        let store = TestStore::new(Arc::clone(bucket));
+        let meta = runtime.block_on(async {
+            let mut options = options();
+            tune(&mut options);
+            Arc::new(SlateMeta::open(store.boxed(), options).await.unwrap())
+        });
+        Self { runtime, store, meta }
+    }
+
+    /// Nothing of this writer reaches the bucket after this.
+    fn kill(self) {
+        self.store.cut_after(0, false);
+        self.store.set_down(true);
+        drop(self.meta);
+        self.runtime.shutdown_timeout(MINUTE);
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn small(options: &mut SlateOptions) {
+    options.bounds = Bounds {
+        table_bytes: 16 << 10,
+        tables_max: 4,
+        unflushed_bytes_max: 64 << 10,
+        table_interval: Duration::from_millis(30),
+        table_flushes: 4,
+        compaction_poll: Duration::from_millis(40),
+    };
+}
+
+fn numbered(number: u64, len: usize) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(format!("key {number:08}"), vec![number as u8; len]);
+    batch.put("newest", number.to_be_bytes().to_vec());
+    batch
+}
+
+#[test]
+fn a_batch_larger_than_every_limit_is_there_whole_or_not_at_all_wherever_the_store_is_cut() {
+    const RECORDS: usize = 64;
+    let mut large = Batch::new();
+    for record in 0..RECORDS {
+        large.put(format!("large {record:02}"), vec![record as u8; 1 << 20]);
+    }
+    for writes in 0..64 {
+        let bucket = Arc::new(InMemory::new());
+        let doomed = Doomed::open(&bucket, small);
+        let (meta, store) = (&doomed.meta, &doomed.store);
+        let (acknowledged, ended) = doomed.runtime.block_on(async {
+            meta.apply(numbered(0, 10)).await.unwrap();
+            meta.flush().await.unwrap();
+            store.cut_after(writes, writes % 2 == 1);
+            let mut acknowledged = false;
+            let work = async {
+                meta.apply(large.clone()).await?;
+                meta.flush().await?;
+                acknowledged = true;
+                meta.close().await
+            };
+            let ended = tokio::select! {
+                done = work => { done.unwrap(); true }
+                () = store.until_cut() => false,
+            };
+            (acknowledged, ended)
+        });
+        doomed.kill();
+
+        runtime().block_on(async {
+            let meta = SlateMeta::open(bucket, options()).await.unwrap();
+            let found = meta.scan(b"large", b"largf", 2 * RECORDS).await.unwrap();
+            assert!(found.is_empty() || found.len() == RECORDS, "cut at {writes}: {}", found.len());
+            assert!(!acknowledged || found.len() == RECORDS, "cut at {writes}: lost");
+            assert!(meta.get(b"key 00000000").await.unwrap().is_some(), "cut at {writes}");
+            meta.close().await.unwrap();
+        });
+        if ended {
+            assert!(writes > 3, "the cut was never met");
+            return;
+        }
+    }
+    panic!("the batch never went through");
+}
+
+#[test]
+fn acknowledged_batches_survive_a_kill_under_backpressure_of_tables_and_log() {
+    for kill_at in [1, 7, 40, 150] {
+        let bucket = Arc::new(InMemory::new());
+        let doomed = Doomed::open(&bucket, small);
+        doomed.store.delay_puts(Duration::from_millis(3));
+        let acknowledged = Arc::new(Mutex::new(Vec::new()));
+        doomed.runtime.block_on(async {
+            let (next, killed) = (AtomicU64::new(0), Notify::new());
+            let writer = || async {
+                loop {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    doomed.meta.apply(numbered(number, 6000)).await.unwrap();
+                    doomed.meta.flush().await.unwrap();
+                    let mut acknowledged = acknowledged.lock().unwrap();
+                    acknowledged.push(number);
+                    if acknowledged.len() >= kill_at {
+                        killed.notify_one();
+                    }
+                }
+            };
+            let writers = futures::future::join_all((0..8).map(|_| writer()));
+            tokio::select! {
+                _ = writers => unreachable!("writers never end"),
+                () = killed.notified() => {}
+            }
+        });
+        let acknowledged = acknowledged.lock().unwrap().clone();
+        doomed.kill();
+
+        runtime().block_on(async {
+            let meta = SlateMeta::open(bucket, options()).await.unwrap();
+            for number in &acknowledged {
+                let key = format!("key {number:08}");
+                let value = meta.get(key.as_bytes()).await.unwrap();
+                assert_eq!(value.as_deref(), Some(&[*number as u8; 6000][..]), "{number}");
+            }
+            meta.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_flush_dropped_in_an_outage_is_made_good_by_a_later_one() {
+    let bucket = Arc::new(InMemory::new());
+    let doomed = Doomed::open(&bucket, |_| ());
+    doomed.runtime.block_on(async {
+        let meta = &doomed.meta;
+        doomed.store.set_down(true);
+        for number in 0..20 {
+            meta.apply(numbered(number, 10)).await.unwrap();
+            let waited = tokio::time::timeout(Duration::from_millis(20), meta.flush()).await;
+            assert!(waited.is_err(), "acknowledged while the store was down");
+        }
+        doomed.store.set_down(false);
+        let before = doomed.store.requests().put;
+        meta.flush().await.unwrap();
+        // The one that hung, and one for all that came after it.
+        assert!(doomed.store.requests().put - before <= 3);
+    });
+    doomed.kill();
+    runtime().block_on(async {
+        let meta = SlateMeta::open(bucket, options()).await.unwrap();
+        assert_eq!(meta.scan(b"key", b"kez", 100).await.unwrap().len(), 20);
+        meta.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_close_dropped_in_an_outage_ends_when_the_store_is_back() {
+    let bucket = Arc::new(InMemory::new());
+    let doomed = Doomed::open(&bucket, |_| ());
+    doomed.runtime.block_on(async {
+        doomed.meta.apply(numbered(1, 10)).await.unwrap();
+        doomed.store.set_down(true);
+        let closing = tokio::time::timeout(Duration::from_millis(20), doomed.meta.close()).await;
+        assert!(closing.is_err());
+        doomed.store.set_down(false);
+        doomed.meta.close().await.unwrap();
+    });
+    doomed.kill();
+    runtime().block_on(async {
+        let meta = SlateMeta::open(bucket, options()).await.unwrap();
+        assert_eq!(meta.version(), 1);
+        assert!(meta.get(b"key 00000001").await.unwrap().is_some());
+        meta.close().await.unwrap();
+    });
 }

@@ -1,0 +1,262 @@
+//! Committing: from a closed group to an acknowledged state of the bucket.
+//!
+//! ```text
+//! close (fsync, interval, size) -> wait for packs under way -> merge blocks in too many
+//!   fragments -> pack or inline the rest -> new block maps and pack records -> one atomic
+//!   batch -> flush -> acknowledge
+//! ```
+//!
+//! Invariants: one group commits at a time, in order; its packs are in the
+//! bucket before its batch is applied; nobody is told of a commit before the
+//! flush. A step that fails is tried again until it succeeds or a newer writer
+//! holds the volume: what was accepted is kept in memory, and those who wait
+//! give up by their own deadlines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::block_map::BlockMaps;
+use super::core::{Core, Mode};
+use super::group::Group;
+use super::system::{Inner, Progress, within};
+use super::{FileSystem, FsError};
+use crate::base::{CommitNumber, ErrorKind};
+use crate::format::{Counters, Key};
+use crate::meta::{Batch, MetaError};
+
+/// Pauses between attempts at a step that fails, shortest and longest.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// What the volume's counters say as of a closed group, its own bytes not yet counted.
+#[derive(Debug, Clone, Copy)]
+struct Closed {
+    number: CommitNumber,
+    counters: Counters,
+}
+
+impl Inner {
+    /// Commits group after group until the mount closes.
+    pub async fn run_committer(self: Arc<Self>) {
+        let mut closing = self.closing.subscribe();
+        loop {
+            tokio::select! {
+                () = self.reason_to_close() => {}
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+            if let Some(closed) = self.close_group() {
+                self.commit(closed).await;
+            }
+        }
+    }
+
+    /// Returns when the open group is to be closed.
+    async fn reason_to_close(&self) {
+        loop {
+            let wake = self.commit_wanted.notified();
+            let deadline = {
+                let core = self.lock();
+                if core.wants_commit() || core.is_full() {
+                    return;
+                }
+                core.open.began.map(|began| began + self.config.commit_interval)
+            };
+            match deadline {
+                Some(deadline) => tokio::select! {
+                    () = wake => {}
+                    () = tokio::time::sleep_until(deadline.into()) => return,
+                },
+                None => wake.await,
+            }
+        }
+    }
+
+    /// Makes the open group the committing one; `None` if nothing changed.
+    fn close_group(&self) -> Option<Closed> {
+        let mut core = self.lock();
+        if core.open.is_empty() || core.mode == Mode::Fenced {
+            core.open.began = None;
+            return None;
+        }
+        let number = core.open.number;
+        let next = Group::new(CommitNumber(number.0 + 1));
+        let group = std::mem::replace(&mut core.open, next);
+        core.committing = Some(Arc::new(group));
+        core.counters.commit = number;
+        Some(Closed { number, counters: core.counters })
+    }
+
+    /// Commits a closed group, however long it takes; gives up only when fenced.
+    async fn commit(&self, closed: Closed) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.try_commit(closed).await {
+                Ok(()) => {
+                    self.finish(closed.number);
+                    self.succeeded();
+                    return;
+                }
+                Err(CommitError::Fenced) => return self.fence(),
+                Err(CommitError::Failed(error)) => self.failed(&error),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn try_commit(&self, closed: Closed) -> Result<(), CommitError> {
+        self.packs_landed(closed.number).await;
+        if !self.lock().group_is_mapped(closed.number) {
+            self.settle(closed.number).await?;
+            let maps = BlockMaps::build(self, closed.number).await?;
+            maps.install(&mut self.lock(), closed.number);
+        }
+        let batch = self.batch(closed);
+        // Without an engine nothing can have changed.
+        let Some(engine) = &self.engine else { return Ok(()) };
+        engine.apply(batch).await?;
+        engine.flush().await?;
+        Ok(())
+    }
+
+    /// Waits until no pack of a group is under way.
+    async fn packs_landed(&self, number: CommitNumber) {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if self.lock().group_mut(number).is_none_or(|group| group.packs_in_flight == 0) {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// All records of a group whose content is mapped, and the counters.
+    fn batch(&self, closed: Closed) -> Batch {
+        let core = self.lock();
+        let mut batch = Batch::new();
+        for (key, value) in core.committing.iter().flat_map(|group| &group.records) {
+            match value {
+                Some(value) => batch.put(key.as_bytes().to_vec(), value.clone()),
+                None => batch.delete(key.as_bytes().to_vec()),
+            }
+        }
+        let next_pack = self.next_pack_counter();
+        let counters = Counters { bytes: core.counters.bytes, next_pack, ..closed.counters };
+        batch.put(Key::counters().as_bytes().to_vec(), counters.encode());
+        batch
+    }
+
+    /// The group is in the bucket: its records are the committed ones.
+    fn finish(&self, number: CommitNumber) {
+        {
+            let mut core = self.lock();
+            let core = &mut *core;
+            if let Some(group) = core.committing.take() {
+                let records =
+                    Arc::try_unwrap(group).map_or_else(|g| g.records.clone(), |g| g.records);
+                for (key, value) in records {
+                    core.loading.changed(&key);
+                    core.note_inline(&key, value.is_some());
+                    core.cache.insert(key, value);
+                }
+            }
+            core.committed = number;
+        }
+        self.progress.send_modify(|progress| progress.committed = number);
+        self.room.notify_waiters();
+    }
+
+    /// A newer writer holds the volume: nothing more is stored or acknowledged.
+    pub fn fence(&self) {
+        self.lock().mode = Mode::Fenced;
+        tracing::error!("another writer has taken the volume over: this mount is read-only now");
+        self.progress.send_modify(|progress| progress.fenced = true);
+        self.room.notify_waiters();
+    }
+}
+
+impl Core {
+    /// Whether a group's content has become records.
+    fn group_is_mapped(&mut self, number: CommitNumber) -> bool {
+        self.group_mut(number).is_none_or(|group| group.files.is_empty())
+    }
+
+    fn note_inline(&mut self, key: &Key, present: bool) {
+        let Some(page) = key.inline_page() else { return };
+        if present {
+            self.inline_pages.insert(page);
+        } else {
+            self.inline_pages.remove(&page);
+        }
+    }
+}
+
+/// Why a commit did not come about.
+pub(super) enum CommitError {
+    /// Final.
+    Fenced,
+    /// To be tried again.
+    Failed(FsError),
+}
+
+impl From<FsError> for CommitError {
+    fn from(error: FsError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<MetaError> for CommitError {
+    fn from(error: MetaError) -> Self {
+        match error.kind() {
+            ErrorKind::Conflict => Self::Fenced,
+            kind => Self::Failed(FsError::io(&error, kind)),
+        }
+    }
+}
+
+impl FileSystem {
+    /// Commits everything up to now. On `Ok` it is in the bucket.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] when the deadline passes or a newer writer holds the volume.
+    pub async fn flush(&self) -> Result<(), FsError> {
+        within(self.inner.config.deadline, self.inner.clone().flush_all()).await
+    }
+}
+
+impl Inner {
+    /// As [`FileSystem::flush`], without a deadline.
+    pub async fn flush_all(self: Arc<Self>) -> Result<(), FsError> {
+        let mut progress = self.progress.subscribe();
+        let Some(target) = self.want_commit()? else { return Ok(()) };
+        self.commit_wanted.notify_one();
+        let reached = |progress: &Progress| progress.fenced || progress.committed >= target;
+        match progress.wait_for(reached).await {
+            Ok(progress) if progress.committed >= target => Ok(()),
+            _ => Err(fenced()),
+        }
+    }
+
+    /// Asks for a commit of all that is dirty; gives its number, `None` if nothing is.
+    pub fn want_commit(&self) -> Result<Option<CommitNumber>, FsError> {
+        let mut core = self.lock();
+        if core.mode == Mode::Fenced {
+            return Err(fenced());
+        }
+        if core.open.is_empty() {
+            return Ok(core.committing.as_ref().map(|group| group.number));
+        }
+        core.wanted = core.wanted.max(core.open.number);
+        Ok(Some(core.open.number))
+    }
+}
+
+fn fenced() -> FsError {
+    let message =
+        "another writer has taken the volume over: nothing more is stored by this mount; \
+                   unmount it"
+            .to_owned();
+    FsError::Io { message, kind: ErrorKind::Conflict }
+}

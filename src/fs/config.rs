@@ -1,0 +1,48 @@
+//! What the file system can be told.
+
+use std::time::Duration;
+
+use crate::base::MIB;
+
+/// Settings of a mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FsConfig {
+    /// A change is committed after this long at the latest, if the store takes it.
+    pub commit_interval: Duration,
+    /// Bytes that may wait to be committed; writers wait when there are more.
+    pub dirty_bytes_max: u64,
+    /// Content of one pack in bytes, before compression.
+    pub pack_bytes: u64,
+    /// How long an operation waits for the store before it fails.
+    pub deadline: Duration,
+    /// Memory for committed metadata records in bytes.
+    pub record_cache_bytes: u64,
+}
+
+impl Default for FsConfig {
+    fn default() -> Self {
+        Self {
+            commit_interval: Duration::from_secs(5),
+            dirty_bytes_max: 128 * MIB,
+            pack_bytes: 16 * MIB,
+            deadline: Duration::from_mins(2),
+            record_cache_bytes: 32 * MIB,
+        }
+    }
+}
+
+impl FsConfig {
+    /// What is wrong with these settings, if anything.
+    pub fn check(&self) -> Result<(), String> {
+        if !(MIB..=64 * MIB).contains(&self.pack_bytes) {
+            return Err("pack_size must be between 1 MiB and 64 MiB".into());
+        }
+        if self.dirty_bytes_max < 4 * self.pack_bytes {
+            return Err("dirty_max must be at least four times pack_size".into());
+        }
+        if self.commit_interval.is_zero() || self.deadline.is_zero() {
+            return Err("commit_interval and deadline must be longer than zero".into());
+        }
+        Ok(())
+    }
+}

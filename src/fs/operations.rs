@@ -1,0 +1,286 @@
+//! The operations that FUSE carries, each answered at once where memory suffices.
+
+use bytes::Bytes;
+
+use super::core::{Mode, Stop, Tx};
+use super::packing::io;
+use super::system::within;
+use super::{
+    Allocate, Attributes, Caller, CopyRange, FileSystem, FsError, Handle, NewNode, Outcome,
+    RenameMode, Seek, SetAttributes, WriteOrigin, XattrMode,
+};
+use crate::base::{BlockIndex, Inode};
+use crate::data::Piece;
+use crate::format::{FileKind, Key, PAGE_BLOCKS, Page, page_of};
+
+impl FileSystem {
+    /// The inode that a name stands for; counts one look-up.
+    pub fn lookup(&self, parent: Inode, name: &[u8]) -> Outcome<Attributes> {
+        let name: Box<[u8]> = name.into();
+        self.run(move |tx| tx.lookup(parent, &name))
+    }
+
+    /// An inode's attributes.
+    pub fn getattr(&self, inode: Inode) -> Outcome<Attributes> {
+        self.run(move |tx| tx.attributes(inode))
+    }
+
+    /// Changes attributes.
+    pub fn setattr(&self, inode: Inode, changes: SetAttributes) -> Outcome<Attributes> {
+        self.run(move |tx| tx.setattr(inode, changes))
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, inode: Inode) -> Outcome<Bytes> {
+        self.run(move |tx| {
+            let record = tx.inode(inode)?;
+            match record.kind {
+                FileKind::Symlink => Ok(Bytes::from(record.target.into_vec())),
+                _ => Err(FsError::Invalid.into()),
+            }
+        })
+    }
+
+    /// Makes an inode and a name for it; counts one look-up.
+    pub fn make(&self, node: NewNode) -> Outcome<Attributes> {
+        self.run(move |tx| tx.make(&node))
+    }
+
+    /// Makes a file and opens it; counts one look-up.
+    pub fn create(&self, node: NewNode) -> Outcome<(Attributes, Handle)> {
+        self.run(move |tx| tx.create(&node))
+    }
+
+    /// Removes a name of anything but a directory.
+    pub fn unlink(&self, parent: Inode, name: &[u8]) -> Outcome<()> {
+        let name: Box<[u8]> = name.into();
+        self.run(move |tx| tx.unlink(parent, &name))
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, parent: Inode, name: &[u8]) -> Outcome<()> {
+        let name: Box<[u8]> = name.into();
+        self.run(move |tx| tx.rmdir(parent, &name))
+    }
+
+    /// Moves a name.
+    pub fn rename(
+        &self,
+        parent: Inode,
+        name: &[u8],
+        new_parent: Inode,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Outcome<()> {
+        let (name, new_name): (Box<[u8]>, Box<[u8]>) = (name.into(), new_name.into());
+        self.run(move |tx| tx.rename((parent, &name), (new_parent, &new_name), mode))
+    }
+
+    /// Gives an inode another name; counts one look-up.
+    pub fn link(&self, inode: Inode, new_parent: Inode, new_name: &[u8]) -> Outcome<Attributes> {
+        let name: Box<[u8]> = new_name.into();
+        self.run(move |tx| tx.link(inode, new_parent, &name))
+    }
+
+    /// Opens a file or directory.
+    pub fn open(&self, inode: Inode) -> Outcome<Handle> {
+        self.run(move |tx| {
+            tx.inode(inode)?;
+            Ok(tx.opened().open(inode))
+        })
+    }
+
+    /// Writes `data` at `offset`.
+    pub fn write(
+        &self,
+        inode: Inode,
+        offset: u64,
+        data: &[u8],
+        origin: WriteOrigin,
+    ) -> Outcome<u32> {
+        // Without a copy where nothing has to be waited for.
+        match self.inner.attempt(&mut |tx: &mut Tx<'_>| tx.write(inode, offset, data, origin)) {
+            Ok(len) => Outcome::Ready(Ok(len)),
+            Err(Stop::Fail(error)) => Outcome::Ready(Err(error)),
+            Err(_) => {
+                let data = data.to_vec();
+                self.run(move |tx| tx.write(inode, offset, &data, origin))
+            }
+        }
+    }
+
+    /// Reads up to `len` bytes from `offset` on; fewer only at the end of the file.
+    pub fn read(&self, inode: Inode, handle: Handle, offset: u64, len: u32) -> Outcome<Bytes> {
+        let len = u64::from(len);
+        self.read_ahead(inode, handle, offset, len);
+        let plan = match self.run(move |tx| tx.core().plan_read(inode, offset, len)) {
+            Outcome::Ready(Ok(plan)) => plan,
+            Outcome::Ready(Err(error)) => return Outcome::Ready(Err(error)),
+            Outcome::Pending(plan) => {
+                let reader = self.inner.reader.clone();
+                return self.start(async move {
+                    let plan = plan.await?;
+                    let contents = reader.read(&plan.chunks()).await.map_err(|e| io(&e))?;
+                    plan.assemble(contents)
+                });
+            }
+        };
+        let chunks = plan.chunks();
+        let cached = chunks.iter().map(|(chunk, _)| self.inner.reader.cached(chunk));
+        if let Some(contents) = cached.collect::<Option<Vec<_>>>() {
+            return Outcome::Ready(plan.assemble(contents));
+        }
+        let reader = self.inner.reader.clone();
+        self.start(async move {
+            let contents = reader.read(&chunks).await.map_err(|error| io(&error))?;
+            plan.assemble(contents)
+        })
+    }
+
+    /// Starts to fetch what a sequential reader will want next.
+    fn read_ahead(&self, inode: Inode, handle: Handle, offset: u64, len: u64) {
+        let range = {
+            let mut core = self.inner.lock();
+            let Ok(record) = core.inode(inode) else { return };
+            let Some(state) = core.opened.read_ahead(handle) else { return };
+            state.on_read(offset, len, record.size)
+        };
+        let Some(range) = range else { return };
+        let reader = self.inner.reader.clone();
+        let plan =
+            self.run(move |tx| tx.core().plan_read(inode, range.start, range.end - range.start));
+        match plan {
+            Outcome::Ready(Ok(plan)) => reader.prefetch(plan.chunks()),
+            Outcome::Ready(Err(_)) => {}
+            // A reader that comes here meets the error itself.
+            Outcome::Pending(plan) => drop(self.inner.runtime.spawn(async move {
+                if let Ok(plan) = plan.await {
+                    reader.prefetch(plan.chunks());
+                }
+            })),
+        }
+    }
+
+    /// On `Ok`, everything before the call is in the bucket: of this inode and of all others.
+    pub fn fsync(&self, _inode: Inode) -> Outcome<()> {
+        match self.inner.want_commit() {
+            Ok(None) => return Outcome::Ready(Ok(())),
+            Err(error) => return Outcome::Ready(Err(error)),
+            Ok(Some(_)) => {}
+        }
+        let (inner, deadline) = (self.inner.clone(), self.inner.config.deadline);
+        Outcome::Pending(Box::pin(within(deadline, inner.flush_all())))
+    }
+
+    /// Reserves, punches or zeroes a range.
+    pub fn fallocate(&self, inode: Inode, offset: u64, len: u64, how: Allocate) -> Outcome<()> {
+        self.run(move |tx| tx.fallocate(inode, offset, len, how))
+    }
+
+    /// Copies a range by sharing what is stored; may copy less than asked for.
+    pub fn copy_range(&self, range: CopyRange) -> Outcome<u64> {
+        self.run(move |tx| tx.copy_range(range))
+    }
+
+    /// The value of an extended attribute.
+    pub fn getxattr(&self, inode: Inode, name: &[u8]) -> Outcome<Bytes> {
+        let name: Box<[u8]> = name.into();
+        self.run(move |tx| tx.getxattr(inode, &name))
+    }
+
+    /// Sets an extended attribute.
+    pub fn setxattr(
+        &self,
+        inode: Inode,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+        caller: Caller,
+    ) -> Outcome<()> {
+        let (name, value): (Box<[u8]>, _) = (name.into(), Bytes::copy_from_slice(value));
+        self.run(move |tx| tx.setxattr(inode, &name, &value, mode, caller))
+    }
+
+    /// Removes an extended attribute.
+    pub fn removexattr(&self, inode: Inode, name: &[u8], _caller: Caller) -> Outcome<()> {
+        let name: Box<[u8]> = name.into();
+        self.run(move |tx| tx.removexattr(inode, &name))
+    }
+
+    /// The next data or hole from `offset` on.
+    ///
+    /// # Errors
+    /// [`FsError::BeyondEnd`] if there is none.
+    pub fn seek(&self, inode: Inode, offset: u64, what: Seek) -> Outcome<u64> {
+        let fs = self.clone();
+        self.start(async move { fs.find(inode, offset, what).await })
+    }
+
+    async fn find(&self, inode: Inode, offset: u64, what: Seek) -> Result<u64, FsError> {
+        let block_size = self.inner.fixed.block_size;
+        let size = self.run(move |tx| tx.inode(inode)).wait().await?.size;
+        let mut at = offset;
+        while at < size {
+            let (mut block, _) = block_size.split(at);
+            if what == Seek::Data {
+                match self.next_block(inode, block).await? {
+                    Some(next) => block = next,
+                    None => return Err(FsError::BeyondEnd),
+                }
+            }
+            let start = block_size.start(block);
+            let from = (at.max(start) - start) as u32;
+            let found = self.run(move |tx| {
+                let core = tx.core();
+                let block_bytes = core.fixed.block_size.bytes() as u32;
+                let spans = super::content::Pages::default().block(core, inode, block)?;
+                let is_hole = |piece: &Piece| matches!(piece, Piece::Zero);
+                let mut spans = spans.filled(from, block_bytes).into_iter();
+                Ok(spans.find(|span| is_hole(&span.piece) == (what == Seek::Hole)).map(|s| s.at))
+            });
+            if let Some(found) = found.wait().await? {
+                at = start + u64::from(found);
+                break;
+            }
+            at = start + block_size.bytes();
+        }
+        match what {
+            Seek::Data if at >= size => Err(FsError::BeyondEnd),
+            _ if offset >= size => Err(FsError::BeyondEnd),
+            _ => Ok(at.min(size)),
+        }
+    }
+
+    /// The first block from `block` on that may not be a hole.
+    async fn next_block(
+        &self,
+        inode: Inode,
+        block: BlockIndex,
+    ) -> Result<Option<BlockIndex>, FsError> {
+        let edited = {
+            let core = self.inner.lock();
+            let edits = core.groups().filter_map(|group| group.files.get(&inode));
+            edits.filter_map(|edits| edits.next_edited(block)).min()
+        };
+        let (mut start, end) =
+            Key::range_under(crate::format::KeyKind::Page, inode, page_of(block).0);
+        loop {
+            let scanned = self.scan(&start, &end).await?;
+            for (key, value) in &scanned.records {
+                let page = Page::decode(value).map_err(|e| FsError::io(&e, e.kind()))?;
+                let first = Key::number(key, 1).unwrap_or(0) * PAGE_BLOCKS;
+                let blocks = page.blocks().map(|(slot, _)| BlockIndex(first + u64::from(slot)));
+                if let Some(found) = blocks.filter(|found| *found >= block).min() {
+                    return Ok(Some(edited.map_or(found, |edited| edited.min(found))));
+                }
+            }
+            let Some(next) = scanned.next else { return Ok(edited) };
+            start = next;
+        }
+    }
+
+    /// Whether changes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.lock().mode != Mode::ReadWrite
+    }
+}

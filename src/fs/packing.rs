@@ -1,0 +1,354 @@
+//! From written bytes to packs: while a group fills, and what is left when it closes.
+//!
+//! A packer claims written bytes under the lock, seals and uploads them outside
+//! it, and then puts the place in the bucket where the bytes were, wherever
+//! they are still shown. Bytes overwritten meanwhile just find no taker.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+
+use super::FsError;
+use super::core::Core;
+use super::group::Group;
+use super::system::Inner;
+use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
+use crate::data::{BuiltPack, Chunk, ChunkRef, Claim, DataError, Extents, Piece, Span};
+use crate::format::{Key, Place, page_of};
+
+/// A group with no more written bytes than this, and no packs, keeps them in its
+/// block maps: its commit costs one round trip.
+const INLINE_BYTES_MAX: u64 = 64 << 10;
+
+/// One page holds no more inline bytes than this.
+const INLINE_PAGE_BYTES_MAX: u64 = 64 << 10;
+
+/// With more pages than this holding inline bytes, groups are packed however small.
+const INLINE_PAGES_MAX: usize = 256;
+
+/// Pages whose inline bytes one commit moves into its packs.
+const INLINE_PAGES_MOVED: usize = 64;
+
+/// A block in more fragments than this is read and written anew.
+const FRAGMENTS_MAX: usize = 16;
+
+/// Packs of one group on their way at once.
+const PACKS_IN_FLIGHT_MAX: usize = 4;
+
+/// Pause after a pack could not be stored.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Claimed bytes and whose they are.
+struct Claimed {
+    inode: Inode,
+    block: BlockIndex,
+    claim: Claim,
+}
+
+impl Inner {
+    /// Counter part of the next pack number.
+    pub fn next_pack_counter(&self) -> u64 {
+        self.next_pack.load(Ordering::Relaxed)
+    }
+
+    /// Packs the open group while it fills.
+    pub async fn run_packer(self: Arc<Self>) {
+        let mut closing = self.closing.subscribe();
+        loop {
+            tokio::select! {
+                () = self.pack_wanted.notified() => {}
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+            while let Some((number, claims)) = self.claim_from_open() {
+                let inner = self.clone();
+                self.supervise(async move {
+                    if let Err(error) = inner.pack(number, claims).await {
+                        inner.failed(&error);
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    inner.pack_wanted.notify_one();
+                });
+            }
+        }
+    }
+
+    /// A full pack's worth of the open group, unless enough are on their way.
+    fn claim_from_open(&self) -> Option<(CommitNumber, Vec<Claimed>)> {
+        let mut core = self.lock();
+        let group = &mut core.open;
+        if group.unclaimed_bytes < self.config.pack_bytes
+            || group.packs_in_flight >= PACKS_IN_FLIGHT_MAX
+        {
+            return None;
+        }
+        let claims = claim(group, self.config.pack_bytes);
+        group.packs_in_flight += 1;
+        Some((group.number, claims))
+    }
+
+    /// Brings all written bytes of a closed group into the bucket or its block maps.
+    pub async fn settle(&self, number: CommitNumber) -> Result<(), FsError> {
+        self.merge_fragments(number).await?;
+        if self.inline(number).await? {
+            return Ok(());
+        }
+        self.unpack_inline(number).await?;
+        loop {
+            let batches = self.claim_batches(number);
+            if batches.is_empty() {
+                return Ok(());
+            }
+            let packed =
+                join_all(batches.into_iter().map(|claims| self.pack(number, claims))).await;
+            packed.into_iter().collect::<Result<(), _>>()?;
+        }
+    }
+
+    fn claim_batches(&self, number: CommitNumber) -> Vec<Vec<Claimed>> {
+        let mut core = self.lock();
+        let Some(group) = core.group_mut(number) else { return Vec::new() };
+        let claims = |_| {
+            let claims = claim(group, self.config.pack_bytes);
+            group.packs_in_flight += usize::from(!claims.is_empty());
+            claims
+        };
+        (0..PACKS_IN_FLIGHT_MAX).map(claims).take_while(|claims| !claims.is_empty()).collect()
+    }
+
+    /// Seals and stores claimed bytes; on failure they are free to be claimed again.
+    async fn pack(&self, number: CommitNumber, claims: Vec<Claimed>) -> Result<(), FsError> {
+        let result = self.build_and_store(number, &claims).await;
+        let mut core = self.lock();
+        let result = match result {
+            Ok(pack) => {
+                for (claim, place) in claims.iter().zip(&pack.places) {
+                    if let Some((chunk, _)) = ChunkRef::from_place(place) {
+                        self.reader.insert(chunk, claim.claim.content());
+                    }
+                }
+                core.replace_claims(number, &claims, &pack);
+                Ok(())
+            }
+            Err(error) => {
+                core.release_claims(number, &claims);
+                Err(error)
+            }
+        };
+        if let Some(group) = core.group_mut(number) {
+            group.packs_in_flight -= 1;
+        }
+        drop(core);
+        self.room.notify_waiters();
+        result
+    }
+
+    async fn build_and_store(
+        &self,
+        number: CommitNumber,
+        claims: &[Claimed],
+    ) -> Result<BuiltPack, FsError> {
+        let counter = self.next_pack.fetch_add(1, Ordering::Relaxed);
+        let pack = PackNumber::new(self.writer, counter).ok_or_else(no_pack_number)?;
+        let chunk = |claimed: &Claimed| Chunk {
+            inode: claimed.inode,
+            block: claimed.block,
+            at: claimed.claim.at,
+            content: claimed.claim.content(),
+        };
+        let chunks: Vec<_> = claims.iter().map(chunk).collect();
+        let packs = self.packs.clone();
+        let built = tokio::task::spawn_blocking(move || packs.build(pack, number, chunks)).await;
+        let built = built.map_err(|error| FsError::io(&error, ErrorKind::Bug))?;
+        let built = built.map_err(|error| io(&error))?;
+        self.uploader.put(&built).await.map_err(|error| io(&error))?;
+        self.reader.keep_sealed(&built);
+        Ok(built)
+    }
+
+    /// Keeps a small group's bytes in its block maps; whether it did.
+    async fn inline(&self, number: CommitNumber) -> Result<bool, FsError> {
+        let small = {
+            let mut core = self.lock();
+            let crowded = core.inline_pages.len() > INLINE_PAGES_MAX;
+            core.group_mut(number).is_none_or(|group| {
+                !crowded && group.packs_done == 0 && group.memory_bytes <= INLINE_BYTES_MAX
+            })
+        };
+        if !small || !self.pages_have_room(number).await? {
+            return Ok(false);
+        }
+        let mut core = self.lock();
+        if let Some(group) = core.group_mut(number) {
+            for (inode, block) in edited_blocks(group) {
+                group.edit_if_edited(inode, block, inline_spans);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether no page would hold too many inline bytes.
+    async fn pages_have_room(&self, number: CommitNumber) -> Result<bool, FsError> {
+        let mut sums: HashMap<(Inode, u64), u64> = HashMap::new();
+        {
+            let mut core = self.lock();
+            let Some(group) = core.group_mut(number) else { return Ok(true) };
+            for (inode, edits) in &group.files {
+                for (block, extents) in edits.blocks() {
+                    *sums.entry((*inode, page_of(block).0)).or_default() += extents.memory_bytes();
+                }
+            }
+        }
+        for ((inode, page), bytes) in sums {
+            let stored = self.committed_page(inode, page).await?.inline_bytes();
+            if bytes > 0 && stored + bytes > INLINE_PAGE_BYTES_MAX {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes inline bytes of earlier groups along into this group's packs.
+    async fn unpack_inline(&self, number: CommitNumber) -> Result<(), FsError> {
+        let pages: Vec<_> = {
+            let core = self.lock();
+            core.inline_pages.iter().take(INLINE_PAGES_MOVED).copied().collect()
+        };
+        for (inode, page_number) in pages {
+            let page = self.committed_page(inode, page_number).await?;
+            let mut core = self.lock();
+            let block_bytes = core.fixed.block_size.bytes() as u32;
+            let Some(group) = core.group_mut(number) else { return Ok(()) };
+            for (slot, fragments) in page.blocks() {
+                let block = BlockIndex(page_number * crate::format::PAGE_BLOCKS + u64::from(slot));
+                for fragment in fragments {
+                    if let Place::Inline(bytes) = &fragment.place {
+                        group.edit(inode, block, block_bytes, |e| e.fill(fragment.at, bytes));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads blocks that would be in too many fragments, to be written as one.
+    async fn merge_fragments(&self, number: CommitNumber) -> Result<(), FsError> {
+        for (inode, block) in self.uncovered_blocks(number) {
+            let (page, slot) = page_of(block);
+            let page = self.committed_page(inode, page).await?;
+            let below = Extents::from_fragments(page.get(slot));
+            let merged = {
+                let mut core = self.lock();
+                let group = core.group_mut(number);
+                let edits = group.and_then(|group| group.files.get(&inode));
+                match edits.map(|edits| edits.change(block)) {
+                    Some(crate::data::BlockChange::Edited(extents)) => extents.over(&below),
+                    _ => continue,
+                }
+            };
+            let stored = merged.spans().iter().filter(|s| !matches!(s.piece, Piece::Zero)).count();
+            if stored <= FRAGMENTS_MAX {
+                continue;
+            }
+            let end = merged.spans().last().map_or(0, Span::end);
+            let content = self.read_spans(&merged, end).await?;
+            let mut core = self.lock();
+            if let Some(group) = core.group_mut(number) {
+                group.edit_if_edited(inode, block, |extents| {
+                    extents.cut(0, end);
+                    extents.write(0, &content);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Edited blocks of a group that show something of the layer below.
+    fn uncovered_blocks(&self, number: CommitNumber) -> Vec<(Inode, BlockIndex)> {
+        let mut core = self.lock();
+        let block_bytes = core.fixed.block_size.bytes() as u32;
+        let Some(group) = core.group_mut(number) else { return Vec::new() };
+        let files = group.files.iter();
+        let blocks = files.flat_map(|(inode, edits)| edits.blocks().map(|b| (*inode, b)));
+        let uncovered = blocks.filter(|(_, (_, e))| !e.covers(block_bytes));
+        uncovered.map(|(inode, (block, _))| (inode, block)).collect()
+    }
+
+    /// The first `len` bytes of a block.
+    async fn read_spans(&self, spans: &Extents, len: u32) -> Result<Bytes, FsError> {
+        let plan = loop {
+            let stop = match self.lock().plan_spans(spans, len) {
+                Ok(plan) => break plan,
+                Err(stop) => stop,
+            };
+            match stop {
+                super::core::Stop::Load(key) => self.load(&key).await?,
+                stop => return Err(stop.into()),
+            }
+        };
+        let contents = self.reader.read(&plan.chunks()).await.map_err(|error| io(&error))?;
+        plan.assemble(contents)
+    }
+}
+
+pub(super) fn io(error: &DataError) -> FsError {
+    FsError::io(error, error.kind())
+}
+
+fn no_pack_number() -> FsError {
+    let message = "pack numbers of this mount are used up: unmount and mount again".to_owned();
+    FsError::Io { message, kind: ErrorKind::Full }
+}
+
+fn edited_blocks(group: &Group) -> Vec<(Inode, BlockIndex)> {
+    let files = group.files.iter();
+    files.flat_map(|(inode, edits)| edits.blocks().map(|(block, _)| (*inode, block))).collect()
+}
+
+fn inline_spans(extents: &mut Extents) {
+    for span in extents.spans_mut() {
+        if let Some(bytes) = span.memory() {
+            // A copy of its own: the buffer may be larger than what is shown of it.
+            span.piece = Piece::Stored(Place::Inline(Bytes::copy_from_slice(&bytes)));
+        }
+    }
+}
+
+/// Claims unclaimed bytes in the order of writing, up to `bytes_max` (one block more at most).
+fn claim(group: &mut Group, bytes_max: u64) -> Vec<Claimed> {
+    let (mut claims, mut bytes) = (Vec::new(), 0);
+    while bytes < bytes_max
+        && let Some((inode, block)) = group.queue.pop_front()
+    {
+        group.edit_if_edited(inode, block, |extents| {
+            for claim in extents.claim() {
+                bytes += claim.content().len() as u64;
+                claims.push(Claimed { inode, block, claim });
+            }
+        });
+    }
+    claims
+}
+
+impl Core {
+    /// Shows the place in the bucket wherever claimed bytes are still shown.
+    fn replace_claims(&mut self, number: CommitNumber, claims: &[Claimed], pack: &BuiltPack) {
+        let Some(group) = self.group_mut(number) else { return };
+        for (claimed, place) in claims.iter().zip(&pack.places) {
+            let replace = |extents: &mut Extents| extents.replace(&claimed.claim, place);
+            group.edit_if_edited(claimed.inode, claimed.block, replace);
+        }
+        group.set(Key::pack(pack.number), Some(pack.record.encode().into()));
+        group.packs_done += 1;
+    }
+
+    fn release_claims(&mut self, number: CommitNumber, claims: &[Claimed]) {
+        let Some(group) = self.group_mut(number) else { return };
+        for Claimed { inode, block, claim } in claims {
+            group.edit_if_edited(*inode, *block, |_| claim.release());
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Inodes without a name: kept while somebody refers to them, then given back.
+//!
+//! An inode that loses its last name gets an orphan record in the same group.
+//! When the last reference goes (or at the next mount, after a crash), its
+//! content becomes a hole and its records go, again in one group.
+
+use std::sync::Arc;
+
+use super::core::{Attempt, Tx};
+use super::system::Inner;
+use super::{FileSystem, FsError, Handle};
+use crate::base::{BlockIndex, Inode};
+use crate::format::{FileKind, InodeFlags, Key, KeyKind};
+
+impl FileSystem {
+    /// The kernel forgot `count` look-ups of `inode`.
+    pub fn forget(&self, inode: Inode, count: u64) {
+        let unused = self.inner.lock().opened.forget(inode, count);
+        self.inner.unreferenced(inode, unused);
+    }
+
+    /// Closes a handle.
+    pub fn release(&self, inode: Inode, handle: Handle) {
+        let unused = self.inner.lock().opened.close(inode, handle);
+        self.inner.unreferenced(inode, unused);
+    }
+}
+
+impl Inner {
+    /// Hands an orphan that nobody refers to to the reclaimer.
+    fn unreferenced(&self, inode: Inode, unused: bool) {
+        if unused && self.lock().orphans.contains(&inode) {
+            self.waiting().push(inode);
+            self.reclaim_wanted.notify_one();
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Inode>> {
+        // A list of numbers is valid at every moment.
+        self.unreferenced.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn next_waiting(&self) -> Option<Inode> {
+        self.waiting().pop()
+    }
+
+    /// Gives back orphans until the mount closes.
+    pub async fn run_reclaimer(self: Arc<Self>) {
+        let fs = FileSystem { inner: self.clone() };
+        let mut closing = self.closing.subscribe();
+        loop {
+            tokio::select! {
+                () = self.reclaim_wanted.notified() => {}
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+            while let Some(inode) = self.next_waiting() {
+                if let Err(error) = fs.reclaim(inode).await {
+                    // It stays an orphan: the next mount gives it back.
+                    tracing::warn!("inode {inode} not given back yet: {error}");
+                }
+            }
+        }
+    }
+}
+
+impl FileSystem {
+    /// Gives back the orphans that an earlier mount left behind.
+    pub(super) async fn reclaim_leftovers(&self) -> Result<(), FsError> {
+        let (mut start, end) = Key::range_of(KeyKind::Orphan);
+        loop {
+            let scanned = self.scan(&start, &end).await?;
+            for (key, _) in scanned.records {
+                if let Some(inode) = Key::number(&key, 0) {
+                    self.inner.lock().orphans.insert(Inode(inode));
+                    self.inner.waiting().push(Inode(inode));
+                }
+            }
+            let Some(next) = scanned.next else { break };
+            start = next;
+        }
+        self.inner.reclaim_wanted.notify_one();
+        Ok(())
+    }
+
+    /// Gives back all orphans, whoever still refers to them: the mount is ending.
+    pub(super) async fn reclaim_all(&self) -> Result<(), FsError> {
+        let orphans: Vec<_> = self.inner.lock().orphans.iter().copied().collect();
+        for inode in orphans {
+            self.inner.lock().opened.forget_all(inode);
+            self.reclaim(inode).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives back one orphan, unless it got a name or a reference again.
+    async fn reclaim(&self, inode: Inode) -> Result<(), FsError> {
+        let attributes = match self.run(move |tx| tx.inode(inode)).wait().await {
+            Err(FsError::NotFound) => return Ok(()),
+            other => other?,
+        };
+        let mut rest = Vec::new();
+        if attributes.flags.has(InodeFlags::XATTRS) {
+            rest.push(Key::range_of_xattrs(inode));
+        }
+        if attributes.kind == FileKind::Directory {
+            rest.push(Key::range_under(KeyKind::Entry, inode, 0));
+        }
+        let mut keys = Vec::new();
+        for (mut start, end) in rest {
+            loop {
+                let scanned = self.scan(&start, &end).await?;
+                keys.extend(scanned.records.into_iter().map(|(key, _)| Key::from_bytes(&key)));
+                let Some(next) = scanned.next else { break };
+                start = next;
+            }
+        }
+        self.run(move |tx| tx.reclaim(inode, &keys)).wait().await
+    }
+}
+
+impl Tx<'_> {
+    /// Removes an orphan's records and content. `keys` are its attributes and tombstones.
+    fn reclaim(&mut self, inode: Inode, keys: &[Key]) -> Attempt<()> {
+        self.change()?;
+        let record = self.inode(inode)?;
+        if record.nlink > 0 || self.opened().refers(inode) {
+            return Ok(());
+        }
+        for key in keys {
+            self.set(key.clone(), None);
+        }
+        self.set(Key::inode(inode), None);
+        self.set(Key::orphan(inode), None);
+        self.inode_gone();
+        let blocks = self.fixed().block_size.count(record.size);
+        if record.kind == FileKind::Regular && blocks > 0 {
+            self.group().make_hole(inode, BlockIndex(0), BlockIndex(blocks));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,407 @@
+//! The mounted file system: runs operations, loads what they miss, waits where they must.
+//!
+//! ```text
+//! operation -> attempt under the lock -> done: answer at once
+//!                 ^         |-> a record is missing: load it, attempt again
+//!                 |         `-> too much is dirty: wait for a commit, attempt again
+//!                 `-- all waiting happens here, outside the lock, under one deadline
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::{Notify, watch};
+
+use super::core::{Attempt, Core, Fixed, Mode, Stop, Tx};
+use super::status::Health;
+use super::{FsConfig, FsError, Outcome};
+use crate::base::{BlockSize, Clock, CommitNumber, ErrorKind, Inode, Timestamp, WriterEpoch};
+use crate::crypto::SecretKey;
+use crate::data::{BlockReader, PackContext, Uploader};
+use crate::format::Key;
+use crate::meta::{MetaRead, MetaStore, Record};
+
+/// Records that one scan of the engine asks for.
+const SCAN_RECORDS: usize = 1024;
+
+/// Where records are.
+pub enum Records {
+    /// This mount is the writer.
+    Writer(Arc<dyn MetaStore>),
+    /// This mount only reads: it follows a writer, or stands at a checkpoint.
+    Reader(Arc<dyn MetaRead>),
+}
+
+/// What a mounted volume is made of.
+pub struct FsParts {
+    /// Where records are read and written.
+    pub records: Records,
+    /// Reads blocks of packs.
+    pub reader: Arc<BlockReader>,
+    /// Builds packs.
+    pub packs: Arc<PackContext>,
+    /// Stores packs.
+    pub uploader: Arc<Uploader>,
+    /// Keys the hash of names.
+    pub names: SecretKey,
+    /// This writer's epoch, the upper part of its pack numbers.
+    pub writer: WriterEpoch,
+    /// Fixed when the volume was made.
+    pub block_size: BlockSize,
+    /// Settings.
+    pub config: FsConfig,
+    /// Gives file times.
+    pub clock: Arc<dyn Clock>,
+    /// Runs what has to wait.
+    pub runtime: Runtime,
+}
+
+/// How far commits have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub committed: CommitNumber,
+    pub fenced: bool,
+}
+
+pub(super) struct Inner {
+    core: Mutex<Core>,
+    pub meta: Arc<dyn MetaRead>,
+    /// The same engine as its writer; `None` on a mount that only reads.
+    pub engine: Option<Arc<dyn MetaStore>>,
+    pub reader: Arc<BlockReader>,
+    pub packs: Arc<PackContext>,
+    pub uploader: Arc<Uploader>,
+    pub fixed: Arc<Fixed>,
+    pub config: FsConfig,
+    pub clock: Arc<dyn Clock>,
+    pub runtime: Runtime,
+    pub writer: WriterEpoch,
+    /// Counter part of the next pack number.
+    pub next_pack: AtomicU64,
+    /// The committer looks whether to close the open group.
+    pub commit_wanted: Notify,
+    /// The packer looks whether the open group fills a pack.
+    pub pack_wanted: Notify,
+    /// Dirty bytes became fewer, or a pack of a group is done.
+    pub room: Notify,
+    /// Inodes that nobody refers to any more.
+    pub reclaim_wanted: Notify,
+    pub unreferenced: Mutex<Vec<Inode>>,
+    pub progress: watch::Sender<Progress>,
+    pub health: Mutex<Health>,
+    pub closing: watch::Sender<bool>,
+}
+
+/// A mounted volume. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct FileSystem {
+    pub(super) inner: Arc<Inner>,
+}
+
+impl Records {
+    /// The engine for reading, and for writing if this mount may.
+    pub(super) fn split(self) -> (Arc<dyn MetaRead>, Option<Arc<dyn MetaStore>>) {
+        match self {
+            Self::Writer(engine) => (engine.clone(), Some(engine)),
+            Self::Reader(engine) => (engine, None),
+        }
+    }
+}
+
+impl Inner {
+    pub(super) fn new(parts: FsParts, core: Core) -> Self {
+        let progress = Progress { committed: core.committed, fenced: false };
+        let (meta, engine) = parts.records.split();
+        Self {
+            fixed: core.fixed.clone(),
+            core: Mutex::new(core),
+            meta,
+            engine,
+            reader: parts.reader,
+            packs: parts.packs,
+            uploader: parts.uploader,
+            config: parts.config,
+            clock: parts.clock,
+            runtime: parts.runtime,
+            writer: parts.writer,
+            next_pack: AtomicU64::new(0),
+            commit_wanted: Notify::new(),
+            pack_wanted: Notify::new(),
+            room: Notify::new(),
+            reclaim_wanted: Notify::new(),
+            unreferenced: Mutex::default(),
+            progress: watch::Sender::new(progress),
+            health: Mutex::default(),
+            closing: watch::Sender::new(false),
+        }
+    }
+
+    /// The state. A panic under this lock leaves it undefined: nothing of it may
+    /// reach the bucket, so the process ends; the volume is at its last commit.
+    pub fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(|_| {
+            tracing::error!("the file system's state is undefined after a panic: ending the mount");
+            std::process::abort()
+        })
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn attempt<T>(&self, operation: &mut impl FnMut(&mut Tx<'_>) -> Attempt<T>) -> Attempt<T> {
+        let now = self.now();
+        let mut core = self.lock();
+        if self.engine.is_none() {
+            core.follow(self.meta.version());
+        }
+        let clean = core.open.began.is_none();
+        let mut tx = Tx::new(&mut core, now);
+        let result = operation(&mut tx)?;
+        tx.apply();
+        self.notice(&core, clean);
+        Ok(result)
+    }
+
+    /// Wakes who has work to do after a change.
+    fn notice(&self, core: &Core, was_clean: bool) {
+        if core.open.unclaimed_bytes >= self.config.pack_bytes {
+            self.pack_wanted.notify_one();
+        }
+        let is_first = was_clean && core.open.began.is_some();
+        if is_first || core.wants_commit() {
+            self.commit_wanted.notify_one();
+        }
+    }
+
+    /// Brings a record into memory. `Ok` even if a commit has overtaken it: then look again.
+    pub async fn load(&self, key: &Key) -> Result<(), FsError> {
+        let ticket = {
+            let mut core = self.lock();
+            if core.record(key).is_some() {
+                return Ok(());
+            }
+            core.loading.begin(key)
+        };
+        let guard = LoadGuard { inner: self, key, ticket: Some(ticket) };
+        let value = self.meta.get(key.as_bytes()).await.map_err(|e| FsError::io(&e, e.kind()))?;
+        guard.finish(value);
+        Ok(())
+    }
+
+    /// Brings the records of inodes `first..=last` into memory with scans; `wanted` are those needed.
+    pub async fn load_range(
+        &self,
+        wanted: &[Key],
+        first: Inode,
+        last: Inode,
+    ) -> Result<(), FsError> {
+        let guards: Vec<_> = {
+            let mut core = self.lock();
+            let guard = |key| {
+                let ticket = Some(core.loading.begin(key));
+                LoadGuard { inner: self, key, ticket }
+            };
+            wanted.iter().map(guard).collect()
+        };
+        let (mut start, end) = (Key::inode(first), Key::inode(Inode(last.0.saturating_add(1))));
+        let mut found = std::collections::HashMap::new();
+        loop {
+            let records = self.meta.scan(start.as_bytes(), end.as_bytes(), SCAN_RECORDS).await;
+            let records = records.map_err(|error| FsError::io(&error, error.kind()))?;
+            let last = records.last().filter(|_| records.len() == SCAN_RECORDS);
+            let next =
+                last.and_then(|(key, _)| Key::number(key, 0)).map(|n| Key::inode(Inode(n + 1)));
+            found.extend(records);
+            let Some(next) = next else { break };
+            start = next;
+        }
+        for guard in guards {
+            let value = found.get(guard.key.as_bytes()).cloned();
+            guard.finish(value);
+        }
+        Ok(())
+    }
+
+    /// Runs an operation to its end, from where an attempt at it stopped.
+    async fn resume<T>(
+        &self,
+        mut operation: impl FnMut(&mut Tx<'_>) -> Attempt<T> + Send,
+        mut stop: Stop,
+    ) -> Result<T, FsError> {
+        loop {
+            match stop {
+                Stop::Fail(error) => return Err(error),
+                Stop::Load(key) => self.load(&key).await?,
+                Stop::Room => {
+                    let room = self.room.notified();
+                    tokio::pin!(room);
+                    room.as_mut().enable();
+                    self.commit_wanted.notify_one();
+                    self.pack_wanted.notify_one();
+                    match self.attempt(&mut operation) {
+                        Err(Stop::Room) => room.await,
+                        Ok(result) => return Ok(result),
+                        Err(other) => {
+                            stop = other;
+                            continue;
+                        }
+                    }
+                }
+            }
+            match self.attempt(&mut operation) {
+                Ok(result) => return Ok(result),
+                Err(next) => stop = next,
+            }
+        }
+    }
+}
+
+/// Ends a load whether or not it succeeds.
+struct LoadGuard<'a> {
+    inner: &'a Inner,
+    key: &'a Key,
+    ticket: Option<super::loading::Ticket>,
+}
+
+impl LoadGuard<'_> {
+    fn finish(mut self, value: Option<Bytes>) {
+        let mut core = self.inner.lock();
+        if let Some(ticket) = self.ticket.take()
+            && core.loading.end(self.key, ticket)
+        {
+            core.cache.insert(self.key.clone(), value);
+        }
+    }
+}
+
+impl Drop for LoadGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.inner.lock().loading.end(self.key, ticket);
+        }
+    }
+}
+
+/// One page of a scan through all layers.
+pub(super) struct Scanned {
+    pub records: Vec<Record>,
+    /// Where to go on; `None` at the end of the range.
+    pub next: Option<Vec<u8>>,
+}
+
+impl FileSystem {
+    /// Runs an operation: at once if memory suffices, else on the runtime.
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        mut operation: impl FnMut(&mut Tx<'_>) -> Attempt<T> + Send + 'static,
+    ) -> Outcome<T> {
+        match self.inner.attempt(&mut operation) {
+            Ok(result) => Outcome::Ready(Ok(result)),
+            Err(Stop::Fail(error)) => Outcome::Ready(Err(error)),
+            Err(stop) => {
+                let inner = self.inner.clone();
+                self.start(async move { inner.resume(operation, stop).await })
+            }
+        }
+    }
+
+    /// Polls once, because the engine often has the answer in memory; the rest is for the runtime.
+    pub(super) fn start<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, FsError>> + Send + 'static,
+    ) -> Outcome<T> {
+        let _context = self.inner.runtime.enter();
+        let deadline = self.inner.config.deadline;
+        let mut work: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(within(deadline, work));
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Outcome::Ready(result),
+            Poll::Pending => Outcome::Pending(work),
+        }
+    }
+
+    /// Records of `start..end` as the volume now stands, at least one page of them.
+    ///
+    /// What memory holds is taken first: a commit in between then moves records
+    /// to where the scan of the engine, which comes later, finds them.
+    pub(super) async fn scan(&self, start: &[u8], end: &[u8]) -> Result<Scanned, FsError> {
+        let mut changes = std::collections::BTreeMap::new();
+        let mut bound: Option<Vec<u8>> = None;
+        {
+            let core = self.inner.lock();
+            let groups: Vec<_> = core.groups().collect();
+            for group in groups.into_iter().rev() {
+                let range = group.range(start, end);
+                for (index, (key, value)) in range.enumerate() {
+                    if index == SCAN_RECORDS {
+                        let cut = key.as_bytes().to_vec();
+                        bound = Some(bound.map_or(cut.clone(), |bound| bound.min(cut)));
+                        break;
+                    }
+                    changes.insert(Bytes::copy_from_slice(key.as_bytes()), value.clone());
+                }
+            }
+        }
+        let scan_end = bound.as_deref().unwrap_or(end);
+        let stored = self.inner.meta.scan(start, scan_end, SCAN_RECORDS).await;
+        let stored = stored.map_err(|error| FsError::io(&error, error.kind()))?;
+        if stored.len() == SCAN_RECORDS
+            && let Some((last, _)) = stored.last()
+        {
+            let mut after = last.to_vec();
+            after.push(0);
+            bound = Some(bound.map_or(after.clone(), |bound| bound.min(after)));
+        }
+        let mut merged: std::collections::BTreeMap<_, _> =
+            stored.into_iter().map(|(key, value)| (key, Some(value))).collect();
+        merged.extend(changes);
+        let inside = |key: &Bytes| bound.as_ref().is_none_or(|bound| key[..] < bound[..]);
+        let records = merged.into_iter().filter(|(key, _)| inside(key));
+        let records = records.filter_map(|(key, value)| Some((key, value?))).collect();
+        Ok(Scanned { records, next: bound })
+    }
+
+    /// The commit numbers as they come.
+    pub fn commits(&self) -> watch::Receiver<CommitNumber> {
+        let mut progress = self.inner.progress.subscribe();
+        let (sender, receiver) = watch::channel(progress.borrow().committed);
+        self.inner.runtime.spawn(async move {
+            while progress.changed().await.is_ok() {
+                let committed = progress.borrow_and_update().committed;
+                if sender.send(committed).is_err() {
+                    break;
+                }
+            }
+        });
+        receiver
+    }
+
+    /// Stops all changes; what is dirty is still committed.
+    pub fn make_read_only(&self) {
+        let mut core = self.inner.lock();
+        if core.mode == Mode::ReadWrite {
+            core.mode = Mode::ReadOnly;
+        }
+    }
+}
+
+/// `work`, or an error once `deadline` has passed.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    work: impl Future<Output = Result<T, FsError>>,
+) -> Result<T, FsError> {
+    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
+        let message = format!(
+            "the store did not answer within {} s; what was written is kept in memory and tried \
+             again: see lidfs status",
+            deadline.as_secs()
+        );
+        Err(FsError::Io { message, kind: ErrorKind::Retry })
+    })
+}

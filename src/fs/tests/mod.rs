@@ -1,0 +1,5 @@
+//! Tests of the file system without a kernel: an engine in memory, a store in memory.
+
+mod content;
+mod names;
+mod support;

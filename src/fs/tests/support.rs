@@ -1,0 +1,135 @@
+//! A volume in memory that can be mounted again and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle as Runtime;
+
+use crate::base::{BlockSize, Inode, KIB, MIB, SystemClock, VolumeId};
+use crate::crypto::{DataKey, DataKeys, SecretKey};
+use crate::data::{BlockReader, Compression, PackContext, ReaderConfig, Uploader};
+use crate::format::FileKind;
+use crate::fs::{
+    Attributes, Caller, FileSystem, FsConfig, FsParts, Handle, NewNode, Records, WriteOrigin,
+    format_volume,
+};
+use crate::meta::MemoryVolume;
+use crate::store::object_store::ObjectStore;
+use crate::store::object_store::memory::InMemory;
+
+pub const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0 };
+pub const PLAIN: WriteOrigin = WriteOrigin { from_cache: false, kill_privileges: false };
+
+/// The bucket: it outlives mounts.
+pub struct TestVolume {
+    pub meta: MemoryVolume,
+    pub store: Arc<dyn ObjectStore>,
+    context: Arc<PackContext>,
+    names: SecretKey,
+    pub config: FsConfig,
+    pub block_size: BlockSize,
+}
+
+impl TestVolume {
+    pub async fn new() -> Self {
+        Self::on(Arc::new(InMemory::new())).await
+    }
+
+    pub async fn on(store: Arc<dyn ObjectStore>) -> Self {
+        let names = SecretKey::generate();
+        let key = DataKey { epoch: crate::base::Epoch(1), key: SecretKey::generate() };
+        let keys = DataKeys::new(key, Vec::new());
+        let volume = VolumeId([7; 16]);
+        let context = PackContext::new(volume, keys, names.clone(), Compression::default());
+        let meta = MemoryVolume::new();
+        format_volume(&meta.open(), &SystemClock, 0, 0).await.unwrap();
+        let config = FsConfig {
+            commit_interval: Duration::from_hours(1),
+            dirty_bytes_max: 8 * MIB,
+            pack_bytes: MIB,
+            deadline: Duration::from_secs(10),
+            ..FsConfig::default()
+        };
+        let block_size = BlockSize::new(4 * KIB).unwrap();
+        Self { meta, store, context: Arc::new(context), names, config, block_size }
+    }
+
+    pub async fn mount(&self) -> FileSystem {
+        let runtime = Runtime::current();
+        let reader = BlockReader::new(
+            self.store.clone(),
+            self.context.clone(),
+            ReaderConfig { memory_bytes: MIB, ..ReaderConfig::default() },
+            runtime.clone(),
+        );
+        let meta = self.meta.open();
+        FileSystem::mount(FsParts {
+            writer: meta.writer_epoch(),
+            records: Records::Writer(Arc::new(meta)),
+            reader: Arc::new(reader),
+            packs: self.context.clone(),
+            uploader: Arc::new(Uploader::new(self.store.clone(), 4)),
+            names: self.names.clone(),
+            block_size: self.block_size,
+            config: self.config.clone(),
+            clock: Arc::new(SystemClock),
+            runtime,
+        })
+        .await
+        .unwrap()
+    }
+}
+
+/// What to make at `parent/name`.
+pub fn node(parent: Inode, name: &str, kind: FileKind) -> NewNode {
+    NewNode {
+        parent,
+        name: name.as_bytes().into(),
+        kind,
+        permissions: if kind == FileKind::Directory { 0o755 } else { 0o644 },
+        umask: 0,
+        caller: ROOT_CALLER,
+        rdev: 0,
+        target: Box::default(),
+    }
+}
+
+pub async fn create(fs: &FileSystem, parent: Inode, name: &str) -> (Inode, Handle) {
+    let made = fs.create(node(parent, name, FileKind::Regular)).wait().await.unwrap();
+    (made.0.inode, made.1)
+}
+
+pub async fn mkdir(fs: &FileSystem, parent: Inode, name: &str) -> Inode {
+    fs.make(node(parent, name, FileKind::Directory)).wait().await.unwrap().inode
+}
+
+pub async fn lookup(fs: &FileSystem, parent: Inode, name: &str) -> Option<Attributes> {
+    fs.lookup(parent, name.as_bytes()).wait().await.ok()
+}
+
+pub async fn write(fs: &FileSystem, inode: Inode, offset: u64, data: &[u8]) {
+    let written = fs.write(inode, offset, data, PLAIN).wait().await.unwrap();
+    assert_eq!(written as usize, data.len());
+}
+
+pub async fn read_all(fs: &FileSystem, inode: Inode) -> Vec<u8> {
+    let size = fs.getattr(inode).wait().await.unwrap().record.size;
+    let mut content = Vec::new();
+    while (content.len() as u64) < size {
+        let offset = content.len() as u64;
+        let part = fs.read(inode, Handle(0), offset, 100_000).wait().await.unwrap();
+        assert!(!part.is_empty());
+        content.extend_from_slice(&part);
+    }
+    content
+}
+
+pub async fn list(fs: &FileSystem, inode: Inode) -> Vec<String> {
+    let (mut names, mut offset) = (Vec::new(), 0);
+    loop {
+        let entries = fs.readdir(inode, offset, 7, true).wait().await.unwrap();
+        let Some(last) = entries.last() else { return names };
+        offset = last.offset;
+        names.extend(entries.iter().map(|e| String::from_utf8_lossy(&e.name).into_owned()));
+    }
+}

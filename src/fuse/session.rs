@@ -1,0 +1,200 @@
+//! A mount from its beginning to its end.
+//!
+//! ```text
+//! mount() -> mount(2), handshake -> threads read /dev/fuse and call the adapter
+//!                                        |
+//!   end:  umount by anybody | abort by the administrator | defect in fuser | panic
+//!                                        |
+//!                                     wait() returns which
+//! ```
+
+use std::any::Any;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use fuser::{Config, Session, SessionACL};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::FuseError;
+use super::adapter::Adapter;
+use super::invalidate::{self, Invalidator};
+use super::mount::{Mounted, Unmount, device_opens};
+use super::options::FuseOptions;
+use crate::fs::FileSystem;
+
+/// Mounts `fs`. Returns when the mount answers.
+///
+/// What cannot be answered from memory runs on `runtime`, which must have
+/// threads of its own (multi-thread).
+///
+/// # Errors
+/// The mount point, the options or the machine do not allow it; see [`FuseError`].
+pub fn mount(
+    fs: FileSystem,
+    options: &FuseOptions,
+    runtime: &Handle,
+) -> Result<FuseMount, FuseError> {
+    let (mounted, device) = Mounted::new(options)?;
+    let path = mounted.path.clone();
+    let state = Arc::new(State { mounted, end: watch::Sender::new(None) });
+    let (invalidator, notices) = Invalidator::new();
+    // From here on an early return unmounts.
+    let mount = FuseMount { state, invalidator, runtime: runtime.clone() };
+    let adapter =
+        Adapter::new(fs, options, runtime.clone(), mount.state.clone(), mount.invalidator.clone());
+    let mut config = Config::default();
+    config.n_threads = Some(options.threads.max(1));
+    config.clone_fd = device_opens();
+    // Who may use the mount is the kernel's to decide: fuser's own check would
+    // refuse processes that change their file system uid.
+    let failed = |source| FuseError::Handshake { path: path.clone(), source };
+    let session = Session::from_fd(adapter, device, SessionACL::All, config).map_err(failed)?;
+    mount.state.mounted.raise_read_ahead();
+    let notifier = session.notifier();
+    spawn("lidfs-notices", move || invalidate::run(&notifier, notices)).map_err(failed)?;
+    let (state, invalidator) = (mount.state.clone(), mount.invalidator.clone());
+    spawn("lidfs-fuse", move || {
+        let result = session.run();
+        invalidator.stop();
+        state.session_ended(result);
+    })
+    .map_err(failed)?;
+    Ok(mount)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(work).map(drop)
+}
+
+/// A live mount. Dropping it unmounts (detaching what is in use).
+#[derive(Debug)]
+pub struct FuseMount {
+    pub(super) state: Arc<State>,
+    invalidator: Invalidator,
+    runtime: Handle,
+}
+
+impl FuseMount {
+    /// Where it is mounted: absolute, without links.
+    pub fn path(&self) -> &Path {
+        &self.state.mounted.path
+    }
+
+    /// Waits until the session has ended: unmounted by us or by anybody else.
+    /// No request reaches the file system any more; operations that it has not
+    /// finished may still run on the runtime, unanswered.
+    ///
+    /// # Errors
+    /// - [`FuseError::Aborted`], [`FuseError::Session`]: it ended otherwise; what
+    ///   the file system holds is sound and should be committed.
+    /// - [`FuseError::Panicked`]: what it holds must *not* be committed.
+    pub async fn wait(&self) -> Result<(), FuseError> {
+        let mut end = self.state.end.subscribe();
+        let end = end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+        let path = self.path().to_owned();
+        match end {
+            Some(End::Unmounted) | None => Ok(()),
+            Some(End::Aborted) => Err(FuseError::Aborted { path }),
+            Some(End::Failed(message)) => Err(FuseError::Session { path, message }),
+            Some(End::Panicked(operation)) => Err(FuseError::Panicked { path, operation }),
+        }
+    }
+
+    /// Unmounts this mount; success if that happened already. The kernel first
+    /// writes back what it holds, so this may take as long as the store does.
+    /// [`wait`](Self::wait) tells when the session is over.
+    ///
+    /// # Errors
+    /// [`FuseError::Busy`] (only with [`Unmount::IfIdle`]); [`FuseError::Unmount`].
+    pub async fn unmount(&self, how: Unmount) -> Result<(), FuseError> {
+        let state = self.state.clone();
+        match self.runtime.spawn_blocking(move || state.mounted.unmount(how)).await {
+            Ok(result) => result,
+            Err(error) => {
+                let path = self.path().to_owned();
+                Err(FuseError::Unmount { path, source: error.into() })
+            }
+        }
+    }
+
+    /// For telling the kernel what changed behind it.
+    pub fn invalidator(&self) -> Invalidator {
+        self.invalidator.clone()
+    }
+}
+
+impl Drop for FuseMount {
+    fn drop(&mut self) {
+        if let Err(error) = self.state.mounted.unmount(Unmount::Detach) {
+            tracing::warn!(%error, "the mount stays in the mount table");
+        }
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, Clone)]
+enum End {
+    Unmounted,
+    Aborted,
+    Failed(String),
+    Panicked(&'static str),
+}
+
+/// What the threads of a session share.
+#[derive(Debug)]
+pub(super) struct State {
+    mounted: Mounted,
+    end: watch::Sender<Option<End>>,
+}
+
+impl State {
+    /// Whether an operation panicked, so that no other may touch the file system.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(*self.end.borrow(), Some(End::Panicked(_)))
+    }
+
+    /// An operation panicked and may have left a change half made, which the
+    /// next commit would make lasting. So the mount stops, loudly: every request
+    /// fails, and [`FuseMount::wait`] says not to commit.
+    pub(super) fn panicked(self: &Arc<Self>, operation: &'static str, cause: &(dyn Any + Send)) {
+        let text = cause.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| cause.downcast_ref::<String>().map(String::as_str));
+        let message = text.unwrap_or("no message");
+        tracing::error!(operation, message, "an operation panicked: the mount stops");
+        if !self.set_end(End::Panicked(operation)) {
+            return;
+        }
+        // Not on this thread: it may serve requests that unmounting waits for.
+        let state = Arc::clone(self);
+        if let Err(error) = spawn("lidfs-abort", move || state.mounted.abort()) {
+            tracing::error!(%error, "the broken mount stays in the mount table");
+        }
+    }
+
+    fn session_ended(&self, result: std::io::Result<()>) {
+        self.mounted.session_ended();
+        // Unmounting takes the mount out of the table before it ends the session.
+        let orphaned = self.mounted.is_there();
+        self.set_end(match result {
+            Err(error) => End::Failed(error.to_string()),
+            Ok(()) if orphaned => End::Aborted,
+            Ok(()) => End::Unmounted,
+        });
+        if orphaned && let Err(error) = self.mounted.unmount(Unmount::Detach) {
+            tracing::warn!(%error, "the dead mount stays in the mount table");
+        }
+    }
+
+    /// The first end counts.
+    fn set_end(&self, end: End) -> bool {
+        self.end.send_if_modified(|slot| {
+            let first = slot.is_none();
+            if first {
+                *slot = Some(end);
+            }
+            first
+        })
+    }
+}

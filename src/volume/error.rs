@@ -1,0 +1,119 @@
+//! Why a volume could not be made, opened or changed.
+
+use super::{ObjectError, PinError};
+use crate::base::ErrorKind;
+use crate::crypto::{OpenError, SealError};
+use crate::format::header::{HeaderError, SlotId};
+use crate::keys::{KeyError, SlotKind};
+
+/// Why a volume could not be made, opened or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VolumeError {
+    /// There is no header.
+    #[error(
+        "no lidfs volume here (no lidfs.json); check the volume URL, or make one with `lidfs init`"
+    )]
+    NoVolume,
+    /// A new volume takes an empty prefix.
+    #[error(
+        "the prefix is not empty (it holds {found}); choose an empty prefix, or mount what is there"
+    )]
+    PrefixNotEmpty {
+        /// One of the objects there.
+        found: String,
+    },
+    /// What is there is no header that this build reads.
+    #[error("lidfs.json: {0}")]
+    Header(#[from] HeaderError),
+    /// No slot of the secret's kind opened.
+    #[error("wrong key: {}; use a key that `lidfs key add` or `lidfs init` was given for this volume", tried(*kind, *slots))]
+    WrongKey {
+        /// What was tried.
+        kind: SlotKind,
+        /// On how many slots.
+        slots: usize,
+    },
+    /// A slot opened, but the header is not what the holder of the volume key wrote.
+    #[error("lidfs.json: was changed by somebody without the key; restore it from a copy")]
+    HeaderTampered,
+    /// The keyring inside an authentic header does not open.
+    #[error("lidfs.json: the keyring cannot be opened; restore lidfs.json from a copy")]
+    Keyring {
+        /// Why, where it is not for its inner form.
+        source: Option<OpenError>,
+    },
+    /// While it was open, the header went back to an earlier version or to another volume.
+    #[error(
+        "lidfs.json: was replaced by an older one or another volume's while it was open; find out who writes this bucket"
+    )]
+    HeaderReplaced,
+    /// The volume is not the one that this machine knows, or an older state of it.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// A key could not be had, or a slot asks for what is not to be done.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// All slots are taken.
+    #[error("all 32 key slots are in use; remove one with `lidfs key remove`")]
+    SlotsFull,
+    /// No slot has this id.
+    #[error("there is no key slot {id}; `lidfs key list` shows them")]
+    NoSlot {
+        /// The id asked for.
+        id: SlotId,
+    },
+    /// Without a slot nobody could open the volume again.
+    #[error("key slot {id} is the last one; add another with `lidfs key add` first")]
+    LastSlot {
+        /// The slot.
+        id: SlotId,
+    },
+    /// A volume without a key slot would be lost at birth.
+    #[error("a new volume needs at least one key; give a keyfile or a passphrase")]
+    NoSlots,
+    /// Others changed the header again and again.
+    #[error("lidfs.json: others keep changing it; try again when they are done")]
+    Contended,
+    /// What was written does not read back.
+    #[error(
+        "lidfs.json: does not read back as it was written; the store is not consistent, run `lidfs doctor`"
+    )]
+    NotStored,
+    /// The store failed.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// Nothing can be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
+fn tried(kind: SlotKind, slots: usize) -> String {
+    match slots {
+        0 => format!("the volume has no {kind} slot"),
+        1 => format!("it does not open the one {kind} slot of the volume"),
+        slots => format!("it opens none of the volume's {slots} {kind} slots"),
+    }
+}
+
+impl VolumeError {
+    /// What the caller does next.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoVolume | Self::NoSlot { .. } => ErrorKind::NotFound,
+            Self::PrefixNotEmpty { .. } | Self::Contended => ErrorKind::Conflict,
+            Self::Header(error) => error.kind(),
+            Self::WrongKey { .. } => ErrorKind::Denied,
+            Self::HeaderTampered
+            | Self::Keyring { .. }
+            | Self::HeaderReplaced
+            | Self::NotStored => ErrorKind::Corrupt,
+            Self::Pin(error) => error.kind(),
+            Self::Key(error) => error.kind(),
+            Self::SlotsFull => ErrorKind::Full,
+            Self::LastSlot { .. } | Self::NoSlots => ErrorKind::Invalid,
+            Self::Object(error) => error.kind(),
+            Self::Seal(error) => error.kind(),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! A volume with its keys.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::keyring::{Keyring, KeyringError};
+use super::object::{Found, ObjectError, SmallObject, Written};
+use super::root::RootKeys;
+use super::{Fingerprint, Pin, VolumeError};
+use crate::base::{Clock, CommitNumber, VolumeId};
+use crate::crypto::{DataKeys, SecretKey, random_bytes};
+use crate::format::header::{
+    Base64, FORMAT_VERSION, HEADER_BYTES_MAX, Header, SLOTS_MAX, Signed, Slot, SlotId, VolumeParams,
+};
+use crate::keys::{self, NewSlot, Secret, SlotKind};
+use crate::store::object_store::ObjectStore;
+
+/// The header's name below the volume's prefix.
+pub const HEADER_NAME: &str = "lidfs.json";
+/// How often a change of the header starts over because others change it too.
+const CHANGE_ATTEMPTS_MAX: usize = 16;
+
+/// An open volume: its header, verified, and its keys.
+pub struct Volume {
+    object: SmallObject,
+    root: RootKeys,
+    signed: Signed,
+    keyring: Keyring,
+}
+
+/// What a listing shows of a key slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotInfo {
+    /// Names the slot.
+    pub id: SlotId,
+    /// What opens it.
+    pub kind: SlotKind,
+    /// The user's words for it.
+    pub label: String,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+}
+
+impl From<&Slot> for SlotInfo {
+    fn from(slot: &Slot) -> Self {
+        let Slot { id, label, created, unlock, .. } = slot;
+        Self { id: *id, kind: unlock.into(), label: label.clone(), created: *created }
+    }
+}
+
+fn header_object(store: Arc<dyn ObjectStore>) -> SmallObject {
+    SmallObject { store, name: HEADER_NAME, bytes_max: HEADER_BYTES_MAX }
+}
+
+impl Volume {
+    /// Makes a volume in `store`, which is rooted at the volume's prefix and must be empty.
+    ///
+    /// # Errors
+    /// [`VolumeError::PrefixNotEmpty`], [`VolumeError::NoSlots`], [`VolumeError::SlotsFull`], or
+    /// what a slot or the store fails with. Nothing is left behind but, at the worst, a whole
+    /// header whose acknowledgement was lost.
+    pub async fn create(
+        store: Arc<dyn ObjectStore>,
+        params: VolumeParams,
+        slots: &[NewSlot],
+        clock: &dyn Clock,
+    ) -> Result<Self, VolumeError> {
+        match slots.len() {
+            0 => return Err(VolumeError::NoSlots),
+            1..=SLOTS_MAX => {}
+            _ => return Err(VolumeError::SlotsFull),
+        }
+        expect_empty(&*store).await?;
+        let volume_id = VolumeId(random_bytes());
+        let created = clock.now().seconds;
+        let root = RootKeys::new(volume_id, SecretKey::generate());
+        let (keyring, sealed_keyring) = Keyring::create(volume_id, root.keyring_key())?;
+        let mut wrapped = Vec::with_capacity(slots.len());
+        for slot in slots {
+            wrapped.push(keys::wrap(volume_id, root.volume_key(), slot, created).await?);
+        }
+        let header = Header {
+            lidfs: FORMAT_VERSION,
+            features: Vec::new(),
+            volume_id,
+            created,
+            version: 1,
+            params,
+            slots: wrapped,
+            keyring: Base64(sealed_keyring),
+        };
+        let signed = Signed::new(header, |signed| root.header_mac(signed))?;
+        let object = header_object(store);
+        let file = Bytes::from(signed.to_file());
+        if let Written::Lost(_) = object.replace(None, file.clone()).await? {
+            return Err(VolumeError::PrefixNotEmpty { found: HEADER_NAME.to_owned() });
+        }
+        // Once in a volume's life: a store that took a condition for granted shows here.
+        match object.read().await? {
+            Some(found) if found.bytes == file => Ok(Self { object, root, signed, keyring }),
+            _ => Err(VolumeError::NotStored),
+        }
+    }
+
+    /// Opens the volume in `store`, which is rooted at the volume's prefix.
+    ///
+    /// Tries the secret on every slot of its kind, which for a passphrase takes about half a second each.
+    /// With a pin, also refuses another volume, another key and an older header than it names; what it
+    /// says of commits is for [`Pin::check`], once metadata is open.
+    ///
+    /// # Errors
+    /// Each case of [`VolumeError`] that concerns reading.
+    pub async fn open(
+        store: Arc<dyn ObjectStore>,
+        secret: &Secret,
+        pin: Option<&Pin>,
+    ) -> Result<Self, VolumeError> {
+        let object = header_object(store);
+        let found = object.read().await?.ok_or(VolumeError::NoVolume)?;
+        let signed = Signed::parse(&found.bytes)?;
+        let header = signed.header();
+        if let Some(pin) = pin {
+            pin.check_volume(header.volume_id)?;
+        }
+        let root = RootKeys::new(header.volume_id, unlock(header, secret).await?);
+        if !root.header_verifies(signed.signed(), signed.mac()) {
+            return Err(VolumeError::HeaderTampered);
+        }
+        let keyring = open_keyring(&root, header)?;
+        let volume = Self { object, root, signed, keyring };
+        if let Some(pin) = pin {
+            pin.check_header(&volume.pin(pin.commit))?;
+        }
+        Ok(volume)
+    }
+
+    /// Identity of the volume.
+    pub fn id(&self) -> VolumeId {
+        self.header().volume_id
+    }
+
+    /// What was chosen at `init`.
+    pub fn params(&self) -> VolumeParams {
+        self.header().params
+    }
+
+    /// When the volume was made, in seconds since 1970.
+    pub fn created(&self) -> i64 {
+        self.header().created
+    }
+
+    /// Counts the changes of the header.
+    pub fn header_version(&self) -> u64 {
+        self.header().version
+    }
+
+    /// What people know the volume key by.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.root.fingerprint()
+    }
+
+    /// The keys that seal leases, metadata and packs.
+    pub fn data_keys(&self) -> DataKeys {
+        self.keyring.data().clone()
+    }
+
+    /// The key for pack names and for hashes of file names; the same for the volume's whole life.
+    pub fn names_key(&self) -> SecretKey {
+        self.keyring.names().clone()
+    }
+
+    /// The key slots, oldest first.
+    pub fn slots(&self) -> Vec<SlotInfo> {
+        self.header().slots.iter().map(SlotInfo::from).collect()
+    }
+
+    /// What to remember of this volume, together with the newest commit seen.
+    pub fn pin(&self, commit: CommitNumber) -> Pin {
+        Pin {
+            volume: self.id(),
+            fingerprint: self.fingerprint(),
+            header_version: self.header_version(),
+            commit,
+        }
+    }
+
+    /// Adds a way to the volume key. Returns the new slot's id.
+    ///
+    /// # Errors
+    /// [`VolumeError::SlotsFull`], [`VolumeError::Contended`], or what the slot or the store fails with.
+    pub async fn add_slot(
+        &mut self,
+        new: &NewSlot,
+        clock: &dyn Clock,
+    ) -> Result<SlotId, VolumeError> {
+        let slot = keys::wrap(self.id(), self.root.volume_key(), new, clock.now().seconds).await?;
+        let id = slot.id;
+        self.change(|header| {
+            if header.slots.len() >= SLOTS_MAX {
+                return Err(VolumeError::SlotsFull);
+            }
+            header.slots.push(slot.clone());
+            Ok(())
+        })
+        .await?;
+        Ok(id)
+    }
+
+    /// Removes a way to the volume key.
+    ///
+    /// Whoever opened the slot before may have kept the volume key: this ends what the secret opens
+    /// from now on, not what was learnt with it.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSlot`], [`VolumeError::LastSlot`], [`VolumeError::Contended`], or what the
+    /// store fails with.
+    pub async fn remove_slot(&mut self, id: SlotId) -> Result<(), VolumeError> {
+        self.change(|header| {
+            if !header.slots.iter().any(|slot| slot.id == id) {
+                return Err(VolumeError::NoSlot { id });
+            }
+            if header.slots.len() == 1 {
+                return Err(VolumeError::LastSlot { id });
+            }
+            header.slots.retain(|slot| slot.id != id);
+            Ok(())
+        })
+        .await
+    }
+
+    fn header(&self) -> &Header {
+        self.signed.header()
+    }
+
+    /// Applies `edit` to the newest header, again and again until nobody else came in between.
+    async fn change(
+        &mut self,
+        edit: impl Fn(&mut Header) -> Result<(), VolumeError>,
+    ) -> Result<(), VolumeError> {
+        for _ in 0..CHANGE_ATTEMPTS_MAX {
+            let found = self.object.read().await?.ok_or(VolumeError::NoVolume)?;
+            self.adopt(&found)?;
+            let mut header = self.header().clone();
+            edit(&mut header)?;
+            header.version = header.version.checked_add(1).ok_or(VolumeError::Contended)?;
+            let next = Signed::new(header, |signed| self.root.header_mac(signed))?;
+            let file = Bytes::from(next.to_file());
+            if let Written::Done(_) = self.object.replace(Some(&found), file).await? {
+                self.signed = next;
+                return Ok(());
+            }
+        }
+        Err(VolumeError::Contended)
+    }
+
+    /// Takes over a header that was read again: of the same volume and key, and no older.
+    fn adopt(&mut self, found: &Found) -> Result<(), VolumeError> {
+        let signed = Signed::parse(&found.bytes)?;
+        if !self.root.header_verifies(signed.signed(), signed.mac()) {
+            return Err(VolumeError::HeaderTampered);
+        }
+        let header = signed.header();
+        if header.volume_id != self.id() || header.version < self.header_version() {
+            return Err(VolumeError::HeaderReplaced);
+        }
+        self.keyring = open_keyring(&self.root, header)?;
+        self.signed = signed;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Volume")
+            .field("id", &self.id())
+            .field("fingerprint", &self.fingerprint())
+            .field("header_version", &self.header_version())
+            .finish_non_exhaustive()
+    }
+}
+
+async fn expect_empty(store: &dyn ObjectStore) -> Result<(), VolumeError> {
+    match store.list(None).next().await {
+        None => Ok(()),
+        Some(Ok(found)) => Err(VolumeError::PrefixNotEmpty { found: found.location.to_string() }),
+        Some(Err(source)) => {
+            Err(ObjectError::Store { object: "the volume's prefix", action: "listed", source }
+                .into())
+        }
+    }
+}
+
+/// The volume key, by the first slot that the secret opens.
+async fn unlock(header: &Header, secret: &Secret) -> Result<SecretKey, VolumeError> {
+    let kind = secret.kind();
+    let mut slots = 0;
+    let mut refused = None;
+    for slot in header.slots.iter().filter(|slot| SlotKind::from(&slot.unlock) == kind) {
+        slots += 1;
+        match keys::unwrap(header.volume_id, slot, secret).await {
+            Ok(Some(key)) => return Ok(key),
+            Ok(None) => {}
+            // Another slot may do; if none does, this is the better answer.
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.map_or(VolumeError::WrongKey { kind, slots }, VolumeError::Key))
+}
+
+fn open_keyring(root: &RootKeys, header: &Header) -> Result<Keyring, VolumeError> {
+    Keyring::open(header.volume_id, root.keyring_key(), &header.keyring.0).map_err(|error| {
+        VolumeError::Keyring {
+            source: match error {
+                KeyringError::Open(error) => Some(error),
+                KeyringError::Malformed => None,
+            },
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! What holds while nobody attacks.
+
+use super::*;
+use crate::base::{BlockSize, CommitNumber, Epoch, ErrorKind, KIB};
+use crate::format::header::{Compression, SLOTS_MAX, SlotId};
+use crate::keys::SlotKind;
+
+#[tokio::test]
+async fn a_new_volume_opens_with_each_of_its_keys_and_gives_the_same_keys() {
+    let store = memory();
+    let params = VolumeParams {
+        block_size: BlockSize::new(128 * KIB).unwrap(),
+        compression: Compression::None,
+    };
+    let slots = [slot(keyfile(1), "desk"), slot(passphrase("correct horse"), "head")];
+    let made = Volume::create(Arc::clone(&store), params, &slots, &StoppedClock).await.unwrap();
+    for secret in [keyfile(1), passphrase("correct horse")] {
+        let opened = open(&store, &secret).await.unwrap();
+        assert_eq!(opened.id(), made.id());
+        assert_eq!(opened.params(), params);
+        assert_eq!(opened.created(), CREATED);
+        assert_eq!(opened.fingerprint(), made.fingerprint());
+        assert_eq!(opened.header_version(), 1);
+        assert_eq!(opened.names_key().expose(), made.names_key().expose());
+        let (ours, theirs) = (opened.data_keys().current(), made.data_keys().current());
+        assert_eq!((ours.epoch, ours.key.expose()), (Epoch(1), theirs.key.expose()));
+    }
+    let listed: Vec<_> = made.slots().into_iter().map(|slot| (slot.kind, slot.label)).collect();
+    assert_eq!(
+        listed,
+        [(SlotKind::Keyfile, "desk".to_owned()), (SlotKind::Passphrase, "head".to_owned())]
+    );
+}
+
+#[tokio::test]
+async fn a_passphrase_at_the_cost_that_users_get_opens() {
+    let store = memory();
+    let secret = || {
+        let bytes = SecretBytes::copy_of(b"correct horse");
+        Secret::Passphrase(Passphrase::new(bytes).unwrap())
+    };
+    create(&store, &[secret()]).await.unwrap();
+    open(&store, &secret()).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_volumes_share_no_key_even_with_the_same_keyfile() {
+    let (one, two) = (memory(), memory());
+    let one = create(&one, &[keyfile(1)]).await.unwrap();
+    let two = create(&two, &[keyfile(1)]).await.unwrap();
+    assert_ne!(one.id(), two.id());
+    assert_ne!(one.fingerprint(), two.fingerprint());
+    assert_ne!(one.names_key().expose(), two.names_key().expose());
+    assert_ne!(one.data_keys().current().key.expose(), two.data_keys().current().key.expose());
+}
+
+#[tokio::test]
+async fn no_key_stands_in_the_header() {
+    let store = memory();
+    let volume = create(&store, &[keyfile(1), passphrase("correct horse")]).await.unwrap();
+    let file = header_file(&store).await;
+    let text = String::from_utf8(file.clone()).unwrap();
+    let secrets: [[u8; 32]; 4] = [
+        [1; 32],
+        *volume.names_key().expose(),
+        *volume.data_keys().current().key.expose(),
+        *volume.root.volume_key().expose(),
+    ];
+    for secret in secrets {
+        assert!(!file.windows(32).any(|window| window == secret));
+        assert!(!text.contains(&crate::format::header::to_base64(&secret)));
+        assert!(!text.contains(&crate::format::header::hex(&secret)));
+    }
+    assert!(!text.contains("horse"));
+    assert!(!format!("{volume:?}").contains("SecretKey"));
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_refused_and_says_what_was_tried() {
+    let store = memory();
+    create(&store, &[keyfile(1), keyfile(2)]).await.unwrap();
+    let error = open(&store, &keyfile(3)).await.unwrap_err();
+    assert!(matches!(error, VolumeError::WrongKey { kind: SlotKind::Keyfile, slots: 2 }));
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    let error = open(&store, &passphrase("x")).await.unwrap_err();
+    assert!(matches!(error, VolumeError::WrongKey { kind: SlotKind::Passphrase, slots: 0 }));
+    assert!(error.to_string().contains("no passphrase slot"));
+}
+
+#[tokio::test]
+async fn where_there_is_no_volume_none_opens() {
+    let error = open(&memory(), &keyfile(1)).await.unwrap_err();
+    assert!(matches!(error, VolumeError::NoVolume));
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_volume_is_made_in_an_empty_prefix_alone_and_with_a_key() {
+    let store = memory();
+    assert!(matches!(create(&store, &[]).await, Err(VolumeError::NoSlots)));
+    let many = vec![keyfile(1); SLOTS_MAX + 1];
+    assert!(matches!(create(&store, &many).await, Err(VolumeError::SlotsFull)));
+    store.put(&Path::from("photos/cat.jpg"), "x".into()).await.unwrap();
+    let error = create(&store, &[keyfile(1)]).await.unwrap_err();
+    assert!(matches!(&error, VolumeError::PrefixNotEmpty { found } if found == "photos/cat.jpg"));
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_make_a_volume_at_once_one_wins_and_the_other_says_so() {
+    let store = memory();
+    let makers = (1..=4).map(|byte| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { (byte, create(&store, &[keyfile(byte)]).await) })
+    });
+    let mut winners = Vec::new();
+    for maker in futures::future::join_all(makers).await {
+        match maker.unwrap() {
+            (byte, Ok(volume)) => winners.push((byte, volume)),
+            (_, Err(error)) => assert!(matches!(error, VolumeError::PrefixNotEmpty { .. })),
+        }
+    }
+    assert_eq!(winners.len(), 1);
+    let (byte, volume) = &winners[0];
+    assert_eq!(open(&store, &keyfile(*byte)).await.unwrap().id(), volume.id());
+}
+
+async fn keys_come_and_go(store: Store) {
+    let mut volume = create(&store, &[keyfile(1)]).await.unwrap();
+    let first = volume.slots()[0].id;
+    assert!(matches!(volume.remove_slot(first).await, Err(VolumeError::LastSlot { .. })));
+    let id = volume.add_slot(&slot(passphrase("x"), "second"), &StoppedClock).await.unwrap();
+    assert_eq!(volume.header_version(), 2);
+    assert_eq!(open(&store, &passphrase("x")).await.unwrap().header_version(), 2);
+    volume.remove_slot(first).await.unwrap();
+    assert_eq!(volume.header_version(), 3);
+    assert!(matches!(open(&store, &keyfile(1)).await, Err(VolumeError::WrongKey { .. })));
+    let opened = open(&store, &passphrase("x")).await.unwrap();
+    assert_eq!(opened.names_key().expose(), volume.names_key().expose());
+    assert_eq!(opened.slots(), volume.slots());
+    assert!(matches!(volume.remove_slot(id).await, Err(VolumeError::LastSlot { .. })));
+    let unknown = SlotId([0; 8]);
+    assert!(matches!(volume.remove_slot(unknown).await, Err(VolumeError::NoSlot { .. })));
+    assert_eq!(volume.header_version(), 3);
+}
+
+#[tokio::test]
+async fn keys_are_added_and_removed_but_never_the_last() {
+    keys_come_and_go(memory()).await;
+}
+
+#[tokio::test]
+async fn keys_are_added_and_removed_where_the_store_has_no_conditional_replacement() {
+    let (_dir, store) = without_conditions();
+    keys_come_and_go(store).await;
+}
+
+#[tokio::test]
+async fn a_handle_that_missed_a_change_builds_on_it() {
+    let store = memory();
+    let mut one = create(&store, &[keyfile(1)]).await.unwrap();
+    let mut two = open(&store, &keyfile(1)).await.unwrap();
+    one.add_slot(&slot(keyfile(2), ""), &StoppedClock).await.unwrap();
+    two.add_slot(&slot(keyfile(3), ""), &StoppedClock).await.unwrap();
+    assert_eq!((two.header_version(), two.slots().len()), (3, 3));
+    for byte in 1..=3 {
+        open(&store, &keyfile(byte)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn keys_added_at_the_same_time_are_all_there() {
+    let store = memory();
+    create(&store, &[keyfile(0)]).await.unwrap();
+    let adders = (1..=8).map(|byte| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let mut volume = open(&store, &keyfile(0)).await.unwrap();
+            volume.add_slot(&slot(keyfile(byte), ""), &StoppedClock).await.unwrap();
+        })
+    });
+    for adder in futures::future::join_all(adders).await {
+        adder.unwrap();
+    }
+    for byte in 0..=8 {
+        assert_eq!(open(&store, &keyfile(byte)).await.unwrap().header_version(), 9);
+    }
+}
+
+#[tokio::test]
+async fn slots_run_out_with_an_error_and_labels_are_kept_short() {
+    let store = memory();
+    let mut volume = create(&store, &vec![keyfile(1); SLOTS_MAX]).await.unwrap();
+    let error = volume.add_slot(&slot(keyfile(2), ""), &StoppedClock).await.unwrap_err();
+    assert!(matches!(error, VolumeError::SlotsFull));
+    assert_eq!(error.kind(), ErrorKind::Full);
+    let long = slot(keyfile(2), &"x".repeat(65));
+    let error = volume.add_slot(&long, &StoppedClock).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn a_volume_and_its_pin_agree() {
+    let store = memory();
+    let volume = create(&store, &[keyfile(1)]).await.unwrap();
+    let pin = volume.pin(CommitNumber(7));
+    let opened = Volume::open(Arc::clone(&store), &keyfile(1), Some(&pin)).await.unwrap();
+    pin.check(&opened.pin(CommitNumber(7))).unwrap();
+    assert!(pin.check(&opened.pin(CommitNumber(6))).is_err());
+}

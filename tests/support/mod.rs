@@ -1,0 +1,3 @@
+//! What tests of several kinds share.
+
+pub mod servers;
