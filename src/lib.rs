@@ -3,6 +3,11 @@
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
 // The order is the layers'; a comment between keeps the formatter from sorting.
+pub mod cli;
+// Assembles a mount and runs it.
+pub mod daemon;
+// The config file.
+pub mod config;
 // The kernel's side: FUSE.
 pub mod fuse;
 // The file system itself.

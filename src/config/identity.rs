@@ -1,19 +1,18 @@
-//! Who runs this process. On its own because asking the kernel is a foreign call.
-#![allow(unsafe_code)]
+//! Who runs this process.
+
+use rustix::process::{getegid, geteuid};
 
 /// Effective user id.
 pub fn effective_uid() -> u32 {
-    // SAFETY: no arguments, always succeeds, touches no memory.
-    unsafe { libc::geteuid() }
+    geteuid().as_raw()
 }
 
 /// Effective group id.
 pub fn effective_gid() -> u32 {
-    // SAFETY: no arguments, always succeeds, touches no memory.
-    unsafe { libc::getegid() }
+    getegid().as_raw()
 }
 
 /// Whether this process runs as root.
 pub fn is_root() -> bool {
-    effective_uid() == 0
+    geteuid().is_root()
 }
