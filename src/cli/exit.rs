@@ -90,11 +90,24 @@ pub(super) fn sentence(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
+        if let Some(error) = error.downcast_ref::<store::object_store::Error>() {
+            // The store says it in words for people; what lies below is the SDK's.
+            let plain = store::explain(error);
+            return one_line(&if text.contains(&said) {
+                text.replace(&said, &plain)
+            } else {
+                format!("{text} ({plain})")
+            });
+        }
         if !text.contains(&said) {
             text = format!("{text} ({said})");
         }
         cause = error.source();
     }
+    one_line(&text)
+}
+
+fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -289,6 +302,22 @@ mod tests {
         assert_eq!(exit(missing.into()), 3);
         let busy = FuseError::MountPointBusy { path: "/m".into() };
         assert_eq!(exit(DaemonError::Fuse(busy).into()), 15);
+    }
+
+    #[test]
+    fn what_the_store_says_stands_without_the_words_of_the_layers_around_it() {
+        let fault = store::StoreError::caused(
+            StoreFault::Denied,
+            "s3://b/p: access denied; check the credentials",
+            std::io::Error::other("sdk"),
+        );
+        let source = fault.into_object_store("S3", "p/lidfs.json");
+        let error = ObjectError::Store { object: "lidfs.json", action: "read", source };
+        let failure = Failure::from(VolumeError::Object(error));
+        assert_eq!(failure.exit, Exit::Unreachable);
+        let begin = "lidfs.json: cannot be read: s3://b/p: access denied; check the credentials";
+        assert!(failure.message.starts_with(begin), "{}", failure.message);
+        assert!(!failure.message.contains("sdk"), "{}", failure.message);
     }
 
     #[test]
