@@ -3,6 +3,12 @@
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
 // The order is the layers'; a comment between keeps the formatter from sorting.
+// The command line.
+pub mod cli;
+// A mount put together and run.
+pub mod daemon;
+// The configuration file.
+pub mod config;
 // The kernel's side: FUSE.
 pub mod fuse;
 // The file system itself.

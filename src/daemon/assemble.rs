@@ -18,7 +18,7 @@ use crate::base::{Clock, CommitNumber, SystemClock, WriterEpoch};
 use crate::config::Config;
 use crate::data::{BlockReader, Compression, DiskCacheConfig, PackContext, ReaderConfig, Uploader};
 use crate::format::header;
-use crate::fs::{self, FileSystem, FsParts};
+use crate::fs::{self, FileSystem, FsParts, Records};
 use crate::fuse::{FuseError, FuseOptions};
 use crate::keys::Purpose;
 use crate::meta::{MetaError, MetaStore, SlateMeta, SlateOptions, SlateReader, View};
@@ -117,8 +117,10 @@ impl Opening<'_> {
         ));
         let uploader =
             Arc::new(Uploader::new(Arc::clone(&self.storage.store), Uploader::PARALLEL_DEFAULT));
+        let records =
+            if config.mount.read_only { Records::Reader(meta) } else { Records::Writer(meta) };
         let fs = FileSystem::mount(FsParts {
-            meta,
+            records,
             reader: Arc::clone(&reader),
             packs,
             uploader,
@@ -130,9 +132,6 @@ impl Opening<'_> {
             runtime: Handle::current(),
         })
         .await?;
-        if config.mount.read_only {
-            fs.make_read_only();
-        }
         Ok((fs, reader))
     }
 

@@ -98,7 +98,7 @@ fn file_system(runtime: &Runtime) -> FileSystem {
         let meta = meta.open();
         FileSystem::mount(FsParts {
             writer: meta.writer_epoch(),
-            meta: Arc::new(meta),
+            records: crate::fs::Records::Writer(Arc::new(meta)),
             reader: Arc::new(reader),
             packs,
             uploader: Arc::new(Uploader::new(store, 4)),
