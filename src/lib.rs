@@ -3,10 +3,11 @@
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
 // The order is the layers'; a comment between keeps the formatter from sorting.
+// The command line.
 pub mod cli;
-// Assembles a mount and runs it.
+// A mount put together and run.
 pub mod daemon;
-// The config file.
+// The configuration file.
 pub mod config;
 // The kernel's side: FUSE.
 pub mod fuse;
