@@ -72,7 +72,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         accept_rollback: false,
         config: config.clone(),
     };
-    in_background(plan, &greeting, || if is_new { make(&place, &config) } else { Ok(()) })
+    in_background(&plan, &greeting, || if is_new { make(&place, &config) } else { Ok(()) })
 }
 
 fn make(place: &Place, config: &Config) -> Result<(), Failure> {

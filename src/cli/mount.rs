@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if args.foreground {
         serve(&plan, Starting::foreground())
     } else {
-        in_background(plan, "", || Ok(()))
+        in_background(&plan, "", || Ok(()))
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) fn mount_place(path: &Path) -> Result<PathBuf, Failure> {
 /// `prepare` runs there first: this process must not start a runtime before it
 /// forks, because the child would inherit one without its threads.
 pub(super) fn in_background(
-    plan: Plan,
+    plan: &Plan,
     greeting: &str,
     prepare: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
@@ -112,7 +112,7 @@ pub(super) fn in_background(
         }
         Side::Parent(Err(message)) => Err(Failure::new(Exit::Failure, message)),
         Side::Child(starting) => match prepare() {
-            Ok(()) => serve(&plan, starting),
+            Ok(()) => serve(plan, starting),
             Err(failure) => give_up(starting, failure),
         },
     }

@@ -117,8 +117,6 @@ impl Opening<'_> {
         ));
         let uploader =
             Arc::new(Uploader::new(Arc::clone(&self.storage.store), Uploader::PARALLEL_DEFAULT));
-        let records =
-            if config.mount.read_only { Records::Reader(meta) } else { Records::Writer(meta) };
         let fs = FileSystem::mount(FsParts {
             records,
             reader: Arc::clone(&reader),
