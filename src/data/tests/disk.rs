@@ -1,3 +1,5 @@
+//! The disk cache: full, slow, damaged, and what it spares.
+
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};

@@ -1,3 +1,5 @@
+//! Packs: built, named, opened, refused.
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Reading: from memory, disk and bucket, merged, shared, and under faults.
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
