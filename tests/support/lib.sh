@@ -127,10 +127,10 @@ server() {
 forgetful_server() {
     local line
     server moto
-    mkfifo "$work/forgetful"
-    setsid python3 "$support/forgetful_proxy.py" "${S3_ENDPOINT#http://}" >"$work/forgetful" 2>"$work/out/forgetful" </dev/null &
+    mkfifo "$work/out/forgetful.port"
+    setsid python3 "$support/forgetful_proxy.py" "${S3_ENDPOINT#http://}" >"$work/out/forgetful.port" 2>"$work/out/forgetful" </dev/null &
     processes+=($!)
-    read -r -t 10 line <"$work/forgetful" || fail "the forgetful proxy did not start: $(cat "$work/out/forgetful")"
+    read -r -t 10 line <"$work/out/forgetful.port" || fail "the forgetful proxy did not start: $(cat "$work/out/forgetful")"
     S3_ENDPOINT=http://$line
 }
 
