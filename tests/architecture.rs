@@ -373,9 +373,8 @@ fn resolve(segments: &[&str], depth: usize, line: usize) -> Option<PathUse> {
     let supers = segments.iter().take_while(|segment| **segment == "super").count();
     let target = match *segments.first()? {
         "crate" => Target::Room((*segments.get(1)?).to_owned()),
-        "self" => return None,
         "super" if supers >= depth => Target::Room((*segments.get(supers)?).to_owned()),
-        "super" => return None,
+        "self" | "super" => return None,
         name => Target::Name(name.to_owned()),
     };
     Some(PathUse { line, target })
@@ -574,7 +573,8 @@ fn the_scan_finds_planted_arrows_and_is_not_misled() {
     let harmless = [
         "use crate::store::object_store;",
         "//! See [`x`](crate::fuse).\n/* crate::cli::run /* crate::fs */ */",
-        r##"const A: &str = "crate::fuse::x"; const B: &str = r#"crate::cli::"x""#; const C: char = '"';"##,
+        "const A: &str = \"crate::fuse::x\"; const C: char = '\"'; const B: &str = r#\"crate::cli::\"\"#;",
+        "const C: &[u8] = br\"crate::cli::\"; const D: &str = \"\\\"crate::cli::\";",
         "fn f<'a>(x: &'a str) { let c = '\\''; let d = 'x'; crate::base::f(x, c, d) }",
         "mod tests {\n use super::super::core;\n mod deep { use super::super::super::core; }\n}",
     ];

@@ -2,6 +2,8 @@
 
 mod block;
 mod codec;
+#[cfg(test)]
+mod document;
 pub mod header;
 mod inode;
 mod key;

@@ -71,7 +71,8 @@ pub struct Counters {
     pub inodes: u64,
     /// Bytes of committed content, holes not counted.
     pub bytes: u64,
-    /// Counter part of the writer's next pack number: orphans of a crash lie from here on.
+    /// Counter part of the writer's next pack number. Orphans of a crash lie from here on, and before
+    /// it where packs of the next group were stored while this commit was made.
     pub next_pack: u64,
 }
 
