@@ -178,10 +178,7 @@ impl BlockMaps {
         for (key, value) in self.records {
             group.set(key, value);
         }
-        group.files.clear();
-        group.queue.clear();
-        group.memory_bytes = 0;
-        group.unclaimed_bytes = 0;
+        group.content_is_mapped();
     }
 }
 

@@ -47,6 +47,10 @@ impl Inner {
             if let Some(closed) = self.close_group() {
                 self.commit(closed).await;
             }
+            if self.lock().mode == Mode::Fenced {
+                // Nothing will be committed any more; those who wait are told.
+                return;
+            }
         }
     }
 
@@ -142,7 +146,8 @@ impl Inner {
                 None => batch.delete(key.as_bytes().to_vec()),
             }
         }
-        let next_pack = self.next_pack_counter();
+        // Packs of the open group may be in the bucket already: they are orphans after a crash.
+        let next_pack = core.open.first_pack.unwrap_or_else(|| self.next_pack_counter());
         let counters = Counters { bytes: core.counters.bytes, next_pack, ..closed.counters };
         batch.put(Key::counters().as_bytes().to_vec(), counters.encode());
         batch

@@ -208,10 +208,11 @@ impl Tx<'_> {
             record.size = size;
             self.set_inode(inode, &record);
         }
-        let block_bytes = self.block_bytes();
+        let (block_bytes, file_blocks) = (self.block_bytes(), self.fixed().block_size.count(size));
         let mut rest = data;
         for (block, from, to) in blocks_of(self.core(), offset, offset + data.len() as u64) {
             let (head, tail) = rest.split_at((to - from) as usize);
+            self.group().expect_page(inode, block, file_blocks);
             self.group().edit(inode, block, block_bytes, |extents| extents.write(from, head));
             rest = tail;
         }
@@ -244,8 +245,10 @@ impl Tx<'_> {
             return;
         }
         let ((first, from_at), (last, to_at)) = (block_size.split(from), block_size.split(to));
+        let file_blocks = block_size.count(size);
         let group = self.group();
         let mut blank = |block, from: u32, to: u32| {
+            group.expect_page(inode, block, file_blocks);
             group.edit(inode, block, block_bytes, |e| e.put(from, to - from, Piece::Zero));
         };
         if first == last {
@@ -305,7 +308,9 @@ impl Tx<'_> {
         target.size = target.size.max(end.unwrap_or(0));
         self.set_inode(range.to, &target);
         let block_bytes = self.block_bytes();
+        let file_blocks = self.fixed().block_size.count(target.size);
         for (block, at, len, piece) in parts {
+            self.group().expect_page(range.to, block, file_blocks);
             self.group().edit(range.to, block, block_bytes, |extents| match piece {
                 Piece::Memory { buffer, skip } => {
                     let bytes = (*buffer).as_ref();

@@ -26,11 +26,11 @@ use crate::crypto::SecretKey;
 use crate::data::PackSeal;
 use crate::format::{Counters, FormatError, InodeRecord, Key, PackRecord, Page};
 
-/// A group with this many bytes of changed records closes.
-const RECORD_BYTES_WANTED: u64 = 16 << 20;
+/// A group whose batch may have this many bytes closes.
+const BATCH_BYTES_WANTED: u64 = 24 << 20;
 
-/// No group has more bytes of changed records: a commit is one batch, which the engine bounds.
-const RECORD_BYTES_MAX: u64 = 40 << 20;
+/// Changes wait when the open group's batch may have more: the engine bounds a batch.
+const BATCH_BYTES_FULL: u64 = crate::meta::BATCH_BYTES_MAX as u64 / 2;
 
 /// Why an attempt at an operation ended without a result.
 #[derive(Debug)]
@@ -139,20 +139,19 @@ impl Core {
     /// Whether the open group is to be closed without waiting for more changes.
     pub fn wants_commit(&self) -> bool {
         let wanted =
-            self.wanted >= self.open.number || self.open.record_bytes >= RECORD_BYTES_WANTED;
+            self.wanted >= self.open.number || self.open.batch_bytes() >= BATCH_BYTES_WANTED;
         wanted && !self.open.is_empty()
     }
 
     /// Whether changes have to wait.
     pub fn is_full(&self) -> bool {
         self.dirty_bytes() >= self.fixed.dirty_bytes_max
-            || self.open.record_bytes >= RECORD_BYTES_MAX
+            || self.open.batch_bytes() >= BATCH_BYTES_FULL
     }
 
     /// Bytes that wait to be committed.
     pub fn dirty_bytes(&self) -> u64 {
-        let bytes = |group: &Group| group.memory_bytes + group.record_bytes;
-        bytes(&self.open) + self.committing.as_deref().map_or(0, bytes)
+        self.groups().map(Group::dirty_bytes).sum()
     }
 
     /// One page of a file's block map.

@@ -1,6 +1,6 @@
 //! A commit group: everything that changed between two moments of the volume.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::time::Instant;
 
@@ -8,10 +8,16 @@ use bytes::Bytes;
 
 use crate::base::{BlockIndex, CommitNumber, Inode};
 use crate::data::{Extents, FileEdits};
-use crate::format::Key;
+use crate::format::{Key, PAGE_BLOCKS, page_of};
 
 /// Bytes that an overlay entry costs besides its key and value, roughly.
 const RECORD_OVERHEAD_BYTES: u64 = 64;
+
+/// Memory that an edited block takes besides its bytes, measured.
+const EDIT_OVERHEAD_BYTES: u64 = 400;
+
+/// Bytes of a block map page for each block of its file: eight fragments of 13 bytes.
+const PAGE_BYTES_PER_BLOCK: u64 = 104;
 
 /// Changed records and changed content, laid over what is committed.
 ///
@@ -33,6 +39,14 @@ pub(super) struct Group {
     pub unclaimed_bytes: u64,
     /// Blocks with unclaimed bytes, in the order of writing; one may stand in it twice.
     pub queue: VecDeque<(Inode, BlockIndex)>,
+    /// Edited blocks; each costs memory besides its bytes.
+    pub edited_blocks: u64,
+    /// Block map pages that the commit will write anew.
+    pages: HashSet<(Inode, u64)>,
+    /// What those may take in the commit's batch, at most.
+    pub page_bytes: u64,
+    /// Counter part of the first pack number that this group may have used.
+    pub first_pack: Option<u64>,
     /// Packs on their way.
     pub packs_in_flight: usize,
     /// Packs of this group that are in the bucket.
@@ -83,7 +97,9 @@ impl Group {
         change: impl FnOnce(&mut Extents) -> T,
     ) -> T {
         self.touch();
-        let extents = self.files.entry(inode).or_default().edit(block, block_bytes);
+        let edits = self.files.entry(inode).or_default();
+        self.edited_blocks += u64::from(!edits.is_edited(block));
+        let extents = edits.edit(block, block_bytes);
         let (memory, unclaimed) = (extents.memory_bytes(), extents.unclaimed_bytes());
         let result = change(extents);
         let after = extents.unclaimed_bytes();
@@ -108,10 +124,37 @@ impl Group {
         }
     }
 
+    /// The commit will write the page of `block` anew; its file has `file_blocks` blocks.
+    pub fn expect_page(&mut self, inode: Inode, block: BlockIndex, file_blocks: u64) {
+        if self.pages.insert((inode, page_of(block).0)) {
+            self.page_bytes += file_blocks.clamp(1, PAGE_BLOCKS) * PAGE_BYTES_PER_BLOCK;
+        }
+    }
+
+    /// Memory that waits to be committed, roughly.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.memory_bytes + self.record_bytes + self.edited_blocks * EDIT_OVERHEAD_BYTES
+    }
+
+    /// What the commit's batch will be, at most, roughly.
+    pub fn batch_bytes(&self) -> u64 {
+        self.record_bytes + self.page_bytes
+    }
+
+    /// The content has become records.
+    pub fn content_is_mapped(&mut self) {
+        self.files.clear();
+        self.queue.clear();
+        self.memory_bytes = 0;
+        self.unclaimed_bytes = 0;
+        self.edited_blocks = 0;
+    }
+
     /// Makes blocks `from..to` of a file a hole.
     pub fn make_hole(&mut self, inode: Inode, from: BlockIndex, to: BlockIndex) {
         self.touch();
         for dropped in self.files.entry(inode).or_default().make_hole(from, to) {
+            self.edited_blocks -= 1;
             self.memory_bytes -= dropped.memory_bytes();
             self.unclaimed_bytes -= dropped.unclaimed_bytes();
         }

@@ -77,7 +77,7 @@ pub async fn read_counters(meta: &dyn crate::meta::MetaRead) -> Result<Counters,
     let bytes = bytes.map_err(|error| FsError::io(&error, error.kind()))?;
     let bytes = bytes.ok_or_else(|| FsError::Io {
         message: "the volume's metadata is empty: it was not made completely, or was deleted; \
-                  make a new volume with lidfs init or restore the bucket"
+                  restore the bucket, or empty its prefix and run lidfs init again"
             .to_owned(),
         kind: ErrorKind::Corrupt,
     })?;

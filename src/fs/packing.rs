@@ -18,7 +18,7 @@ use super::group::Group;
 use super::system::Inner;
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
 use crate::data::{BuiltPack, Chunk, ChunkRef, Claim, DataError, Extents, Piece, Span};
-use crate::format::{Key, Place, page_of};
+use crate::format::{Key, PackRecord, Place, page_of};
 
 /// A group with no more written bytes than this, and no packs, keeps them in its
 /// block maps: its commit costs one round trip.
@@ -34,7 +34,7 @@ const INLINE_PAGES_MAX: usize = 256;
 const INLINE_PAGES_MOVED: usize = 64;
 
 /// A block in more fragments than this is read and written anew.
-const FRAGMENTS_MAX: usize = 16;
+const FRAGMENTS_MAX: usize = 8;
 
 /// Packs of one group on their way at once.
 const PACKS_IN_FLIGHT_MAX: usize = 4;
@@ -87,6 +87,7 @@ impl Inner {
         }
         let claims = claim(group, self.config.pack_bytes);
         group.packs_in_flight += 1;
+        group.first_pack.get_or_insert(self.next_pack.load(Ordering::Relaxed));
         Some((group.number, claims))
     }
 
@@ -121,7 +122,12 @@ impl Inner {
 
     /// Seals and stores claimed bytes; on failure they are free to be claimed again.
     async fn pack(&self, number: CommitNumber, claims: Vec<Claimed>) -> Result<(), FsError> {
-        let result = self.build_and_store(number, &claims).await;
+        let counter = self.next_pack.fetch_add(1, Ordering::Relaxed);
+        let pack_number = PackNumber::new(self.writer, counter);
+        let result = match pack_number {
+            Some(pack) => self.build_and_store(number, pack, &claims).await,
+            None => Err(no_pack_number()),
+        };
         let mut core = self.lock();
         let result = match result {
             Ok(pack) => {
@@ -135,6 +141,9 @@ impl Inner {
             }
             Err(error) => {
                 core.release_claims(number, &claims);
+                if let Some(pack) = pack_number {
+                    core.give_up_pack(number, pack);
+                }
                 Err(error)
             }
         };
@@ -149,10 +158,9 @@ impl Inner {
     async fn build_and_store(
         &self,
         number: CommitNumber,
+        pack: PackNumber,
         claims: &[Claimed],
     ) -> Result<BuiltPack, FsError> {
-        let counter = self.next_pack.fetch_add(1, Ordering::Relaxed);
-        let pack = PackNumber::new(self.writer, counter).ok_or_else(no_pack_number)?;
         let chunk = |claimed: &Claimed| Chunk {
             inode: claimed.inode,
             block: claimed.block,
@@ -343,6 +351,15 @@ impl Core {
         }
         group.set(Key::pack(pack.number), Some(pack.record.encode().into()));
         group.packs_done += 1;
+    }
+
+    /// A pack that may or may not have reached the bucket is freed: its number is not used again.
+    fn give_up_pack(&mut self, number: CommitNumber, pack: PackNumber) {
+        let (epoch, salt) = (crate::base::Epoch(0), [0; 32]);
+        let record = PackRecord { epoch, salt, size: 0, live: 0, birth: number };
+        if let Some(group) = self.group_mut(number) {
+            group.set(Key::freed(number, pack), Some(record.encode().into()));
+        }
     }
 
     fn release_claims(&mut self, number: CommitNumber, claims: &[Claimed]) {

@@ -5,12 +5,16 @@
 //! content becomes a hole and its records go, again in one group.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::core::{Attempt, Tx};
 use super::system::Inner;
 use super::{FileSystem, FsError, Handle};
 use crate::base::{BlockIndex, Inode};
 use crate::format::{FileKind, InodeFlags, Key, KeyKind};
+
+/// Pause after an orphan could not be given back.
+const PAUSE: Duration = Duration::from_secs(5);
 
 impl FileSystem {
     /// The kernel forgot `count` look-ups of `inode`.
@@ -55,8 +59,9 @@ impl Inner {
             }
             while let Some(inode) = self.next_waiting() {
                 if let Err(error) = fs.reclaim(inode).await {
-                    // It stays an orphan: the next mount gives it back.
                     tracing::warn!("inode {inode} not given back yet: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                    self.waiting().push(inode);
                 }
             }
         }
