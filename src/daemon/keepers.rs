@@ -10,6 +10,7 @@ use super::notify;
 use super::open::Storage;
 use super::shared::Shared;
 use super::status::HealthState;
+use super::system;
 use crate::base::CommitNumber;
 use crate::volume::{HEARTBEAT_INTERVAL, Lease, LeaseError, Pin};
 
@@ -71,6 +72,28 @@ pub(super) fn keep_pin(
                     _ = stop.wait_for(|stop| *stop) => {}
                     () = tokio::time::sleep(PIN_INTERVAL) => {}
                 }
+            }
+        }
+    })
+}
+
+/// Has the kernel hand over written pages every `interval` until `stop`: by itself it may
+/// keep them for half a minute, and a crash of this machine would lose that much.
+pub(super) fn keep_pages_moving(
+    shared: Arc<Shared>,
+    interval: Duration,
+    mut stop: watch::Receiver<bool>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(interval) => {}
+            }
+            let path = shared.mountpoint.clone();
+            let wrote = tokio::task::spawn_blocking(move || system::write_back(&path)).await;
+            if let Ok(Err(error)) = wrote {
+                tracing::warn!(%error, "the kernel did not hand over all written pages");
             }
         }
     })

@@ -199,7 +199,11 @@ impl Live {
         let lease =
             lease.map(|lease| keepers::keep_lease(lease, Arc::clone(&shared), stopped.clone()));
         let pin = keepers::keep_pin(Arc::new(storage), pin, commits, stopped.clone());
-        keepers::keep_watch(Arc::clone(&shared), stopped);
+        keepers::keep_watch(Arc::clone(&shared), stopped.clone());
+        if !shared.read_only {
+            let interval = shared.fs.commit_interval() / 2;
+            keepers::keep_pages_moving(Arc::clone(&shared), interval, stopped);
+        }
         let answering = Arc::clone(&shared);
         let control =
             control::Server::start(listener, move |request| Arc::clone(&answering).answer(request));

@@ -177,7 +177,7 @@ fn unmount_by_helper(path: &Path, lazy: bool) -> io::Result<()> {
 /// Blocks until the file system has taken them. Where the directory may not be
 /// opened by this user, all file systems are asked (sync(2)), which says less.
 pub(super) fn write_back(path: &Path) -> io::Result<()> {
-    match File::open(path) {
+    match open_aside(path).or_else(|_| File::open(path)) {
         Ok(dir) => {
             // SAFETY: the descriptor is open through the call.
             if unsafe { libc::syncfs(dir.as_raw_fd()) } == 0 {
@@ -193,6 +193,17 @@ pub(super) fn write_back(path: &Path) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Opens the top of a mount through a copy of it that stands nowhere in the tree: while
+/// the copy is in use the mount itself is not busy and may be unmounted. Needs privilege.
+fn open_aside(path: &Path) -> io::Result<File> {
+    use rustix::fs::{CWD, Mode, OFlags};
+    use rustix::mount::OpenTreeFlags;
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, path, clone)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(&tree, ".", flags, Mode::empty())?))
 }
 
 /// Whether process `pid` is there; one that ended and was not yet waited for does not count.

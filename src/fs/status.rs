@@ -115,6 +115,11 @@ impl FileSystem {
         }
     }
 
+    /// A change is committed after this long at the latest, if the store takes it.
+    pub fn commit_interval(&self) -> Duration {
+        self.inner.config.commit_interval
+    }
+
     /// Sizes for `statfs`.
     pub fn statfs(&self) -> Outcome<Usage> {
         let core = self.inner.lock();

@@ -115,7 +115,7 @@ async fn orphan_of_a_crash_is_given_back_at_the_next_mount() {
     let volume = TestVolume::new().await;
     let fs = volume.mount().await;
     let (inode, _) = create(&fs, ROOT, "open").await;
-    write(&fs, inode, 0, &[1; 100_000]).await;
+    write(&fs, inode, 0, &vec![1; 100_000]).await;
     fs.unlink(ROOT, b"open").wait().await.unwrap();
     fs.flush().await.unwrap();
     drop(fs);
