@@ -336,6 +336,23 @@ impl Extents {
         result
     }
 
+    /// Whether both show the same bytes at the same places, as far as places tell.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Span, &Span)| {
+            let pieces = match (&a.piece, &b.piece) {
+                (Piece::Zero, Piece::Zero) => true,
+                (Piece::Stored(a), Piece::Stored(b)) => a == b,
+                (
+                    Piece::Memory { buffer: a, skip: a_skip },
+                    Piece::Memory { buffer: b, skip: b_skip },
+                ) => Arc::ptr_eq(a, b) && a_skip == b_skip,
+                _ => false,
+            };
+            pieces && (a.at, a.len) == (b.at, b.len)
+        };
+        self.spans.len() == other.spans.len() && self.spans.iter().zip(&other.spans).all(same)
+    }
+
     /// Whether no byte of `0..len` is a gap.
     pub fn covers(&self, len: u32) -> bool {
         let mut end = 0;

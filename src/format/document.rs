@@ -229,7 +229,7 @@ fn counters_are_as_documented() {
         next_inode: 301,
         inodes: 12,
         bytes: 70_000,
-        next_pack: 6,
+        next_pack: crate::base::PackNumber(6),
     };
     expect_value("counters", &counters, &counters.encode(), |bytes| Counters::decode(bytes));
 }

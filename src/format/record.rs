@@ -1,7 +1,7 @@
 //! Small records: directory entries, counters, orphans.
 
 use super::{FileKind, FormatError, Reader, Writer};
-use crate::base::{CommitNumber, Inode, NAME_LEN_MAX};
+use crate::base::{CommitNumber, Inode, NAME_LEN_MAX, PackNumber};
 
 const CHAINED: u8 = 1;
 const TOMBSTONE: u8 = 2;
@@ -71,9 +71,9 @@ pub struct Counters {
     pub inodes: u64,
     /// Bytes of committed content, holes not counted.
     pub bytes: u64,
-    /// Counter part of the writer's next pack number. Orphans of a crash lie from here on, and before
-    /// it where packs of the next group were stored while this commit was made.
-    pub next_pack: u64,
+    /// The lowest pack number of this writer that may be in use without a record: orphans of a
+    /// crash lie from here on, and among the numbers of later writers.
+    pub next_pack: PackNumber,
 }
 
 impl Counters {
@@ -84,7 +84,7 @@ impl Counters {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(41);
         out.u8(Self::VERSION).u64(self.commit.0).u64(self.next_inode);
-        out.u64(self.inodes).u64(self.bytes).u64(self.next_pack);
+        out.u64(self.inodes).u64(self.bytes).u64(self.next_pack.0);
         out.finish()
     }
 
@@ -99,7 +99,7 @@ impl Counters {
             next_inode: reader.u64()?,
             inodes: reader.u64()?,
             bytes: reader.u64()?,
-            next_pack: reader.u64()?,
+            next_pack: PackNumber(reader.u64()?),
         };
         reader.finish()?;
         Ok(counters)
@@ -147,7 +147,7 @@ mod tests {
             next_inode: 2,
             inodes: 1,
             bytes: u64::MAX,
-            next_pack: 4,
+            next_pack: PackNumber(4),
         };
         assert_eq!(Counters::decode(&counters.encode()), Ok(counters));
         assert!(Counters::decode(&counters.encode()[1..]).is_err());

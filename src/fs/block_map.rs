@@ -4,14 +4,16 @@
 //! changes; installed under it, so that readers see content either in the
 //! group's edits or in its pages.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 
 use super::FsError;
-use super::core::{Core, missing};
+use super::core::Core;
 use super::group::Group;
 use super::system::Inner;
+use super::tidy::FRAGMENTS_MAX;
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
 use crate::data::{BlockChange, Extents, FileEdits};
 use crate::format::{Fragment, InodeRecord, Key, PAGE_BLOCKS, PackRecord, Page, page_of};
@@ -30,6 +32,8 @@ pub(super) struct BlockMaps {
     allocated: HashMap<Inode, i64>,
     /// Records of those inodes that the group itself does not change.
     inodes: HashMap<Inode, InodeRecord>,
+    /// Blocks in more fragments than is good for reading.
+    crowded: Vec<(Inode, BlockIndex)>,
 }
 
 impl Inner {
@@ -64,8 +68,7 @@ impl BlockMaps {
         let mut maps = Self::default();
         let mut packs: HashMap<PackNumber, i64> = HashMap::new();
         for (inode, edits) in &group.files {
-            for page in touched_pages(inner, *inode, edits).await? {
-                let old = inner.committed_page(*inode, page).await?;
+            for (page, old) in touched_pages(inner, *inode, edits).await? {
                 maps.map_page(*inode, page, &old, edits, &mut packs)?;
             }
         }
@@ -94,6 +97,9 @@ impl BlockMaps {
                     merged.to_fragments().ok_or_else(unplaced)?
                 }
             };
+            if after.len() > FRAGMENTS_MAX {
+                self.crowded.push((inode, block));
+            }
             let delta = visible(&after) - visible(before);
             *self.allocated.entry(inode).or_default() += delta;
             count(packs, before, -1);
@@ -131,7 +137,11 @@ impl BlockMaps {
                 None if delta == 0 => continue,
                 None => inner.committed_record(&key).await?,
             };
-            let bytes = bytes.ok_or_else(|| FsError::from(missing("pack record")))?;
+            let Some(bytes) = bytes else {
+                // Damage, to be found by a check; it must not keep everything else from commits.
+                tracing::error!("metadata is damaged: no record of pack {pack}; run lidfs fsck");
+                continue;
+            };
             let mut record =
                 PackRecord::decode(&bytes).map_err(|error| FsError::io(&error, error.kind()))?;
             record.live = record.live.saturating_add_signed(delta);
@@ -162,13 +172,15 @@ impl BlockMaps {
     }
 
     /// Puts the new block maps in the place of the committing group's edits.
-    pub fn install(self, core: &mut Core, number: CommitNumber) {
+    ///
+    /// Gives back the blocks that are in too many fragments now.
+    pub fn install(self, core: &mut Core, number: CommitNumber) -> Vec<(Inode, BlockIndex)> {
         let total: i64 = self.allocated.values().sum();
         core.counters.bytes = core.counters.bytes.saturating_add_signed(total);
         for (inode, delta) in &self.allocated {
             allocate(&mut core.open, *inode, *delta);
         }
-        let Some(group) = core.group_mut(number) else { return };
+        let Some(group) = core.group_mut(number) else { return Vec::new() };
         for (inode, record) in self.inodes {
             group.set(Key::inode(inode), Some(record.encode().into()));
         }
@@ -179,6 +191,7 @@ impl BlockMaps {
             group.set(key, value);
         }
         group.content_is_mapped();
+        self.crowded
     }
 }
 
@@ -192,24 +205,31 @@ fn allocate(group: &mut Group, inode: Inode, delta: i64) {
     }
 }
 
-/// The pages that a file's edits change: those of edited blocks, and those that exist under holes.
+/// The pages that a file's edits change, as they are: those of edited blocks, and those that
+/// exist under holes.
 async fn touched_pages(
     inner: &Inner,
     inode: Inode,
     edits: &FileEdits,
-) -> Result<BTreeSet<u64>, FsError> {
-    let mut pages: BTreeSet<u64> = edits.blocks().map(|(block, _)| page_of(block).0).collect();
+) -> Result<BTreeMap<u64, Page>, FsError> {
+    let mut pages = BTreeMap::new();
     for (from, to) in edits.holes() {
         let (first, last) = (page_of(from).0, page_of(BlockIndex(to.0 - 1)).0);
         if last - first < HOLE_PAGES_DIRECT {
-            pages.extend(first..=last);
+            for page in first..=last {
+                pages.insert(page, inner.committed_page(inode, page).await?);
+            }
             continue;
         }
         let (mut start, end) = Key::range_of_pages(inode, first, last + 1);
         loop {
             let found = inner.meta.scan(&start, &end, SCAN_PAGES).await;
             let found = found.map_err(|error| FsError::io(&error, error.kind()))?;
-            pages.extend(found.iter().filter_map(|(key, _)| Key::number(key, 1)));
+            for (key, value) in &found {
+                let page =
+                    Page::decode(value).map_err(|error| FsError::io(&error, error.kind()))?;
+                pages.insert(Key::number(key, 1).unwrap_or_default(), page);
+            }
             match found.last() {
                 Some((key, _)) if found.len() == SCAN_PAGES => {
                     start = key.to_vec();
@@ -217,6 +237,12 @@ async fn touched_pages(
                 }
                 _ => break,
             }
+        }
+    }
+    for (block, _) in edits.blocks() {
+        let page = page_of(block).0;
+        if let Entry::Vacant(entry) = pages.entry(page) {
+            entry.insert(inner.committed_page(inode, page).await?);
         }
     }
     Ok(pages)

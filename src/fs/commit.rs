@@ -18,9 +18,9 @@ use std::time::Duration;
 use super::block_map::BlockMaps;
 use super::core::{Core, Mode};
 use super::group::Group;
-use super::system::{Inner, Progress, within};
+use super::system::{Inner, Progress};
 use super::{FileSystem, FsError};
-use crate::base::{CommitNumber, ErrorKind};
+use crate::base::{CommitNumber, ErrorKind, PackNumber};
 use crate::format::{Counters, Key};
 use crate::meta::{Batch, MetaError};
 
@@ -47,7 +47,7 @@ impl Inner {
             if let Some(closed) = self.close_group() {
                 self.commit(closed).await;
             }
-            if self.lock().mode == Mode::Fenced {
+            if self.lock().mode == Mode::Ended {
                 // Nothing will be committed any more; those who wait are told.
                 return;
             }
@@ -78,7 +78,7 @@ impl Inner {
     /// Makes the open group the committing one; `None` if nothing changed.
     fn close_group(&self) -> Option<Closed> {
         let mut core = self.lock();
-        if core.open.is_empty() || core.mode == Mode::Fenced {
+        if core.open.is_empty() || core.mode == Mode::Ended {
             core.open.began = None;
             return None;
         }
@@ -100,7 +100,7 @@ impl Inner {
                     self.succeeded();
                     return;
                 }
-                Err(CommitError::Fenced) => return self.fence(),
+                Err(CommitError::Final(error)) => return self.end(error),
                 Err(CommitError::Failed(error)) => self.failed(&error),
             }
             tokio::time::sleep(pause).await;
@@ -113,7 +113,7 @@ impl Inner {
         if !self.lock().group_is_mapped(closed.number) {
             self.settle(closed.number).await?;
             let maps = BlockMaps::build(self, closed.number).await?;
-            maps.install(&mut self.lock(), closed.number);
+            self.tidy_soon(maps.install(&mut self.lock(), closed.number));
         }
         let batch = self.batch(closed);
         // Without an engine nothing can have changed.
@@ -147,7 +147,8 @@ impl Inner {
             }
         }
         // Packs of the open group may be in the bucket already: they are orphans after a crash.
-        let next_pack = core.open.first_pack.unwrap_or_else(|| self.next_pack_counter());
+        let counter = core.open.first_pack.unwrap_or_else(|| self.next_pack_counter());
+        let next_pack = PackNumber::new(self.writer, counter).unwrap_or_default();
         let counters = Counters { bytes: core.counters.bytes, next_pack, ..closed.counters };
         batch.put(Key::counters().as_bytes().to_vec(), counters.encode());
         batch
@@ -173,11 +174,15 @@ impl Inner {
         self.room.notify_waiters();
     }
 
-    /// A newer writer holds the volume: nothing more is stored or acknowledged.
-    pub fn fence(&self) {
-        self.lock().mode = Mode::Fenced;
-        tracing::error!("another writer has taken the volume over: this mount is read-only now");
-        self.progress.send_modify(|progress| progress.fenced = true);
+    /// Nothing more is stored or acknowledged; the mount is read-only.
+    fn end(&self, error: FsError) {
+        tracing::error!("this mount is read-only now: {error}");
+        {
+            let mut core = self.lock();
+            core.mode = Mode::Ended;
+            core.ended = Some(error);
+        }
+        self.progress.send_modify(|progress| progress.ended = true);
         self.room.notify_waiters();
     }
 }
@@ -200,24 +205,29 @@ impl Core {
 
 /// Why a commit did not come about.
 pub(super) enum CommitError {
-    /// Final.
-    Fenced,
+    /// No attempt will ever succeed.
+    Final(FsError),
     /// To be tried again.
     Failed(FsError),
 }
 
 impl From<FsError> for CommitError {
     fn from(error: FsError) -> Self {
-        Self::Failed(error)
+        // Only the engine speaks of conflicts here: it was fenced.
+        if error.kind() == ErrorKind::Conflict {
+            Self::Final(fenced())
+        } else {
+            Self::Failed(error)
+        }
     }
 }
 
 impl From<MetaError> for CommitError {
     fn from(error: MetaError) -> Self {
-        match error.kind() {
-            ErrorKind::Conflict => Self::Fenced,
-            kind => Self::Failed(FsError::io(&error, kind)),
-        }
+        let (is_final, kind) = (error.is_final(), error.kind());
+        let message =
+            if kind == ErrorKind::Conflict { fenced() } else { FsError::io(&error, kind) };
+        if is_final { Self::Final(message) } else { Self::Failed(message) }
     }
 }
 
@@ -227,7 +237,7 @@ impl FileSystem {
     /// # Errors
     /// [`FsError::Io`] when the deadline passes or a newer writer holds the volume.
     pub async fn flush(&self) -> Result<(), FsError> {
-        within(self.inner.config.deadline, self.inner.clone().flush_all()).await
+        self.inner.within(self.inner.clone().flush_all()).await
     }
 }
 
@@ -237,18 +247,19 @@ impl Inner {
         let mut progress = self.progress.subscribe();
         let Some(target) = self.want_commit()? else { return Ok(()) };
         self.commit_wanted.notify_one();
-        let reached = |progress: &Progress| progress.fenced || progress.committed >= target;
-        match progress.wait_for(reached).await {
-            Ok(progress) if progress.committed >= target => Ok(()),
-            _ => Err(fenced()),
+        let reached = |progress: &Progress| progress.ended || progress.committed >= target;
+        let committed = progress.wait_for(reached).await.map(|progress| progress.committed);
+        match committed {
+            Ok(committed) if committed >= target => Ok(()),
+            _ => Err(self.lock().ended.clone().unwrap_or_else(fenced)),
         }
     }
 
     /// Asks for a commit of all that is dirty; gives its number, `None` if nothing is.
     pub fn want_commit(&self) -> Result<Option<CommitNumber>, FsError> {
         let mut core = self.lock();
-        if core.mode == Mode::Fenced {
-            return Err(fenced());
+        if let Some(error) = &core.ended {
+            return Err(error.clone());
         }
         if core.open.is_empty() {
             return Ok(core.committing.as_ref().map(|group| group.number));

@@ -197,6 +197,9 @@ impl Tx<'_> {
         self.change()?;
         let end = offset.checked_add(data.len() as u64);
         let mut record = self.file(inode, end)?;
+        if data.is_empty() {
+            return Ok(0);
+        }
         let size = record.size.max(end.unwrap_or(offset));
         if !origin.from_cache {
             self.modified(&mut record);
@@ -212,11 +215,20 @@ impl Tx<'_> {
         let mut rest = data;
         for (block, from, to) in blocks_of(self.core(), offset, offset + data.len() as u64) {
             let (head, tail) = rest.split_at((to - from) as usize);
-            self.group().expect_page(inode, block, file_blocks);
+            self.expect_page(inode, block, file_blocks);
             self.group().edit(inode, block, block_bytes, |extents| extents.write(from, head));
             rest = tail;
         }
         Ok(data.len() as u32)
+    }
+
+    /// Counts the page of `block` into the batch of the open group.
+    pub fn expect_page(&mut self, inode: Inode, block: BlockIndex, file_blocks: u64) {
+        if self.group().is_new_page(inode, block) {
+            let page = self.core().record(&Key::page(inode, page_of(block).0));
+            let known_bytes = page.flatten().map_or(0, |bytes| bytes.len() as u64);
+            self.group().expect_page(inode, block, file_blocks, known_bytes);
+        }
     }
 
     fn block_bytes(&self) -> u32 {
@@ -246,10 +258,9 @@ impl Tx<'_> {
         }
         let ((first, from_at), (last, to_at)) = (block_size.split(from), block_size.split(to));
         let file_blocks = block_size.count(size);
-        let group = self.group();
         let mut blank = |block, from: u32, to: u32| {
-            group.expect_page(inode, block, file_blocks);
-            group.edit(inode, block, block_bytes, |e| e.put(from, to - from, Piece::Zero));
+            self.expect_page(inode, block, file_blocks);
+            self.group().edit(inode, block, block_bytes, |e| e.put(from, to - from, Piece::Zero));
         };
         if first == last {
             return blank(first, from_at, to_at);
@@ -280,6 +291,7 @@ impl Tx<'_> {
             record.size = size.max(end);
         }
         self.modified(&mut record);
+        self.kill_privileges(inode, &mut record);
         self.set_inode(inode, &record);
         if !matches!(how, Allocate::Reserve { .. }) {
             self.zero(inode, offset.min(size), end.min(size), size);
@@ -305,17 +317,25 @@ impl Tx<'_> {
             }
         }
         self.modified(&mut target);
+        // Whoever asks: the kernel leaves this to the file system and names no caller.
+        self.kill_privileges(range.to, &mut target);
         target.size = target.size.max(end.unwrap_or(0));
         self.set_inode(range.to, &target);
         let block_bytes = self.block_bytes();
         let file_blocks = self.fixed().block_size.count(target.size);
         for (block, at, len, piece) in parts {
-            self.group().expect_page(range.to, block, file_blocks);
+            if at == 0 && len == block_bytes && matches!(piece, Piece::Zero) {
+                self.group().make_hole(range.to, block, BlockIndex(block.0 + 1));
+                continue;
+            }
+            self.expect_page(range.to, block, file_blocks);
             self.group().edit(range.to, block, block_bytes, |extents| match piece {
                 Piece::Memory { buffer, skip } => {
                     let bytes = (*buffer).as_ref();
                     extents.write(at, &bytes[skip as usize..(skip + len) as usize]);
                 }
+                // A copy that is counted, and goes to a pack if there is much of it.
+                Piece::Stored(Place::Inline(bytes)) => extents.write(at, &bytes),
                 other => extents.put(at, len, other),
             });
         }

@@ -65,8 +65,8 @@ pub(super) enum Mode {
     ReadWrite,
     /// Only reading: asked for, or the volume is closing.
     ReadOnly,
-    /// Only reading, because a newer writer holds the volume.
-    Fenced,
+    /// Only reading, because nothing will be stored any more: [`Core::ended`] says why.
+    Ended,
 }
 
 /// Facts that never change while mounted.
@@ -83,6 +83,8 @@ pub(super) struct Fixed {
 pub(super) struct Core {
     pub fixed: Arc<Fixed>,
     pub mode: Mode,
+    /// Why nothing will be stored any more.
+    pub ended: Option<FsError>,
     pub open: Group,
     pub committing: Option<Arc<Group>>,
     /// Which state of the writer a following mount shows.
@@ -128,7 +130,8 @@ impl Core {
             return Some(&mut self.open);
         }
         let committing = self.committing.as_mut().filter(|group| group.number == number)?;
-        Arc::get_mut(committing)
+        // Nobody shares it while it is changed; if somebody did, he would keep the older state.
+        Some(Arc::make_mut(committing))
     }
 
     /// Both groups that are not in the bucket, newest first.
@@ -198,17 +201,27 @@ impl<'a> Tx<'a> {
     }
 
     /// Moves the operation's changes to the open group.
-    pub fn apply(self) {
+    ///
+    /// Gives back new orphans that nobody refers to.
+    pub fn apply(self) -> Vec<Inode> {
+        let mut unreferenced = Vec::new();
         for (key, value) in self.writes {
-            if let Some(inode) = key.orphaned() {
-                match value {
-                    Some(_) => self.core.orphans.insert(inode),
-                    None => self.core.orphans.remove(&inode),
-                };
+            match (key.orphaned(), &value) {
+                (Some(inode), Some(_)) => {
+                    self.core.orphans.insert(inode);
+                    if !self.core.opened.refers(inode) {
+                        unreferenced.push(inode);
+                    }
+                }
+                (Some(inode), None) => {
+                    self.core.orphans.remove(&inode);
+                }
+                (None, _) => {}
             }
             self.core.open.set(key, value);
         }
         self.core.counters = self.counters;
+        unreferenced
     }
 
     pub fn fixed(&self) -> Arc<Fixed> {

@@ -13,8 +13,23 @@ use crate::format::{Key, PAGE_BLOCKS, page_of};
 /// Bytes that an overlay entry costs besides its key and value, roughly.
 const RECORD_OVERHEAD_BYTES: u64 = 64;
 
-/// Memory that an edited block takes besides its bytes, measured.
-const EDIT_OVERHEAD_BYTES: u64 = 400;
+/// Memory that an edited block takes besides its bytes and spans, measured.
+const EDIT_OVERHEAD_BYTES: u64 = 300;
+
+/// Memory that a span takes besides its bytes, measured.
+const SPAN_OVERHEAD_BYTES: u64 = 150;
+
+/// A block with this many spans is to be tidied, and again with twice as many.
+const SPANS_CROWDED: usize = 64;
+
+/// What a span may add to a block map page.
+const SPAN_PAGE_BYTES: u64 = 16;
+
+/// What a page under a hole may add to a batch: its deletion, and its share of freed packs.
+const HOLE_PAGE_BYTES: u64 = 64;
+
+/// No hole counts for more: most pages under a very long one do not exist.
+const HOLE_BYTES_MAX: u64 = 8 << 20;
 
 /// Bytes of a block map page for each block of its file: eight fragments of 13 bytes.
 const PAGE_BYTES_PER_BLOCK: u64 = 104;
@@ -23,7 +38,7 @@ const PAGE_BYTES_PER_BLOCK: u64 = 104;
 ///
 /// Invariant: `memory_bytes` and `unclaimed_bytes` are the sums over `files`;
 /// a block with unclaimed bytes stands in `queue`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Group {
     /// The commit that it becomes.
     pub number: CommitNumber,
@@ -41,6 +56,10 @@ pub(super) struct Group {
     pub queue: VecDeque<(Inode, BlockIndex)>,
     /// Edited blocks; each costs memory besides its bytes.
     pub edited_blocks: u64,
+    /// Spans in them.
+    spans: u64,
+    /// Blocks that have come to have many spans.
+    pub crowded: Vec<(Inode, BlockIndex)>,
     /// Block map pages that the commit will write anew.
     pages: HashSet<(Inode, u64)>,
     /// What those may take in the commit's batch, at most.
@@ -98,13 +117,20 @@ impl Group {
     ) -> T {
         self.touch();
         let edits = self.files.entry(inode).or_default();
-        self.edited_blocks += u64::from(!edits.is_edited(block));
+        let is_new = !edits.is_edited(block);
+        self.edited_blocks += u64::from(is_new);
         let extents = edits.edit(block, block_bytes);
         let (memory, unclaimed) = (extents.memory_bytes(), extents.unclaimed_bytes());
+        let spans = if is_new { 0 } else { extents.spans().len() };
         let result = change(extents);
         let after = extents.unclaimed_bytes();
         self.memory_bytes = self.memory_bytes + extents.memory_bytes() - memory;
         self.unclaimed_bytes = self.unclaimed_bytes + after - unclaimed;
+        let now = extents.spans().len();
+        self.spans = self.spans + now as u64 - spans as u64;
+        if now / SPANS_CROWDED > spans / SPANS_CROWDED {
+            self.crowded.push((inode, block));
+        }
         if unclaimed == 0 && after > 0 {
             self.queue.push_back((inode, block));
         }
@@ -124,21 +150,37 @@ impl Group {
         }
     }
 
-    /// The commit will write the page of `block` anew; its file has `file_blocks` blocks.
-    pub fn expect_page(&mut self, inode: Inode, block: BlockIndex, file_blocks: u64) {
+    /// Whether the page of `block` is not yet among those that the commit will write anew.
+    pub fn is_new_page(&self, inode: Inode, block: BlockIndex) -> bool {
+        !self.pages.contains(&(inode, page_of(block).0))
+    }
+
+    /// The commit will write the page of `block` anew; its file has `file_blocks` blocks, and
+    /// the page has `known_bytes` as far as memory knows.
+    pub fn expect_page(
+        &mut self,
+        inode: Inode,
+        block: BlockIndex,
+        file_blocks: u64,
+        known_bytes: u64,
+    ) {
         if self.pages.insert((inode, page_of(block).0)) {
-            self.page_bytes += file_blocks.clamp(1, PAGE_BLOCKS) * PAGE_BYTES_PER_BLOCK;
+            let likely = file_blocks.clamp(1, PAGE_BLOCKS) * PAGE_BYTES_PER_BLOCK;
+            self.page_bytes += likely.max(known_bytes);
         }
     }
 
     /// Memory that waits to be committed, roughly.
     pub fn dirty_bytes(&self) -> u64 {
-        self.memory_bytes + self.record_bytes + self.edited_blocks * EDIT_OVERHEAD_BYTES
+        self.memory_bytes
+            + self.record_bytes
+            + self.edited_blocks * EDIT_OVERHEAD_BYTES
+            + self.spans * SPAN_OVERHEAD_BYTES
     }
 
     /// What the commit's batch will be, at most, roughly.
     pub fn batch_bytes(&self) -> u64 {
-        self.record_bytes + self.page_bytes
+        self.record_bytes + self.page_bytes + self.spans * SPAN_PAGE_BYTES
     }
 
     /// The content has become records.
@@ -148,13 +190,17 @@ impl Group {
         self.memory_bytes = 0;
         self.unclaimed_bytes = 0;
         self.edited_blocks = 0;
+        self.spans = 0;
     }
 
     /// Makes blocks `from..to` of a file a hole.
     pub fn make_hole(&mut self, inode: Inode, from: BlockIndex, to: BlockIndex) {
         self.touch();
+        let pages = (to.0.saturating_sub(from.0) / PAGE_BLOCKS).saturating_add(1);
+        self.page_bytes += pages.saturating_mul(HOLE_PAGE_BYTES).min(HOLE_BYTES_MAX);
         for dropped in self.files.entry(inode).or_default().make_hole(from, to) {
             self.edited_blocks -= 1;
+            self.spans -= dropped.spans().len() as u64;
             self.memory_bytes -= dropped.memory_bytes();
             self.unclaimed_bytes -= dropped.unclaimed_bytes();
         }

@@ -32,6 +32,7 @@ mod status;
 mod system;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod types;
 mod xattrs;
 

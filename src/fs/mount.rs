@@ -14,9 +14,12 @@ use super::loading::Loading;
 use super::opened::Opened;
 use super::system::Inner;
 use super::{FileSystem, FsError, FsParts, Records};
-use crate::base::{Clock, CommitNumber, ErrorKind, Inode};
+use crate::base::{Clock, CommitNumber, ErrorKind, Inode, PackNumber};
 use crate::format::{Counters, FileKind, InodeFlags, InodeRecord, Key, KeyKind};
 use crate::meta::{Batch, MetaRead, MetaStore};
+
+/// More inodes than one mount can make without a commit.
+const INODES_SKIPPED: u64 = 1 << 20;
 
 /// Permission bits of a new volume's root directory.
 const ROOT_PERMISSIONS: u16 = 0o755;
@@ -59,7 +62,7 @@ pub async fn format_volume(
         next_inode: Inode::ROOT.0 + 1,
         inodes: 1,
         bytes: 0,
-        next_pack: 0,
+        next_pack: PackNumber(0),
     };
     let mut batch = Batch::new();
     batch.put(Key::inode(Inode::ROOT).as_bytes().to_vec(), root.encode());
@@ -91,12 +94,15 @@ impl FileSystem {
     /// [`FsError::Invalid`] for impossible settings; [`FsError::Io`] if the store
     /// does not answer or metadata is damaged.
     pub async fn mount(parts: FsParts) -> Result<Self, FsError> {
-        parts.config.check().map_err(|_| FsError::Invalid)?;
+        let invalid = |message| FsError::Io { message, kind: ErrorKind::Invalid };
+        parts.config.check().map_err(invalid)?;
         let (meta, is_writer) = match &parts.records {
             Records::Writer(engine) => (engine.clone() as Arc<dyn MetaRead>, true),
             Records::Reader(engine) => (engine.clone(), false),
         };
-        let counters = read_counters(&*meta).await?;
+        let mut counters = read_counters(&*meta).await?;
+        // Numbers that a crashed mount gave out, and that somebody may have seen, stay unused.
+        counters.next_inode += INODES_SKIPPED;
         let fixed = Arc::new(Fixed {
             block_size: parts.block_size,
             names: parts.names.clone(),
@@ -104,6 +110,7 @@ impl FileSystem {
         });
         let core = Core {
             fixed,
+            ended: None,
             mode: if is_writer { Mode::ReadWrite } else { Mode::ReadOnly },
             view: meta.version(),
             open: Group::new(CommitNumber(counters.commit.0 + 1)),
@@ -122,11 +129,12 @@ impl FileSystem {
         if !is_writer {
             return Ok(fs);
         }
-        fs.find_inline_pages().await?;
-        fs.reclaim_leftovers().await?;
+        fs.inner.within(fs.find_inline_pages()).await?;
+        fs.inner.within(fs.reclaim_leftovers()).await?;
         fs.inner.supervise(fs.inner.clone().run_committer());
         fs.inner.supervise(fs.inner.clone().run_packer());
         fs.inner.supervise(fs.inner.clone().run_reclaimer());
+        fs.inner.supervise(fs.inner.clone().run_tidier());
         Ok(fs)
     }
 
@@ -148,16 +156,16 @@ impl FileSystem {
     /// [`FsError::Io`] if not everything is in the bucket; the call may be repeated.
     pub async fn close(&self) -> Result<(), FsError> {
         if self.inner.lock().mode == Mode::ReadWrite {
-            self.reclaim_all().await?;
+            self.reclaim_all().await;
         }
         self.make_read_only();
         self.flush().await?;
         self.inner.closing.send_replace(true);
-        let closed = super::system::within(self.inner.config.deadline, async {
+        let closed = async {
             let Some(engine) = &self.inner.engine else { return Ok(()) };
             engine.close().await.map_err(|error| FsError::io(&error, error.kind()))
-        });
-        closed.await
+        };
+        self.inner.within(closed).await
     }
 }
 

@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::core::{Mode, Stop, Tx};
 use super::packing::io;
-use super::system::within;
 use super::{
     Allocate, Attributes, Caller, CopyRange, FileSystem, FsError, Handle, NewNode, Outcome,
     RenameMode, Seek, SetAttributes, WriteOrigin, XattrMode,
@@ -168,8 +167,8 @@ impl FileSystem {
             Err(error) => return Outcome::Ready(Err(error)),
             Ok(Some(_)) => {}
         }
-        let (inner, deadline) = (self.inner.clone(), self.inner.config.deadline);
-        Outcome::Pending(Box::pin(within(deadline, inner.flush_all())))
+        let inner = self.inner.clone();
+        Outcome::Pending(Box::pin(async move { inner.within(inner.clone().flush_all()).await }))
     }
 
     /// Reserves, punches or zeroes a range.

@@ -17,7 +17,7 @@ use super::core::Core;
 use super::group::Group;
 use super::system::Inner;
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
-use crate::data::{BuiltPack, Chunk, ChunkRef, Claim, DataError, Extents, Piece, Span};
+use crate::data::{BuiltPack, Chunk, ChunkRef, Claim, DataError, Extents, Piece};
 use crate::format::{Key, PackRecord, Place, page_of};
 
 /// A group with no more written bytes than this, and no packs, keeps them in its
@@ -32,9 +32,6 @@ const INLINE_PAGES_MAX: usize = 256;
 
 /// Pages whose inline bytes one commit moves into its packs.
 const INLINE_PAGES_MOVED: usize = 64;
-
-/// A block in more fragments than this is read and written anew.
-const FRAGMENTS_MAX: usize = 8;
 
 /// Packs of one group on their way at once.
 const PACKS_IN_FLIGHT_MAX: usize = 4;
@@ -93,7 +90,6 @@ impl Inner {
 
     /// Brings all written bytes of a closed group into the bucket or its block maps.
     pub async fn settle(&self, number: CommitNumber) -> Result<(), FsError> {
-        self.merge_fragments(number).await?;
         if self.inline(number).await? {
             return Ok(());
         }
@@ -128,14 +124,14 @@ impl Inner {
             Some(pack) => self.build_and_store(number, pack, &claims).await,
             None => Err(no_pack_number()),
         };
+        for (claimed, place) in claims.iter().zip(result.iter().flat_map(|pack| &pack.places)) {
+            if let Some((chunk, _)) = ChunkRef::from_place(place) {
+                self.reader.insert(chunk, claimed.claim.content());
+            }
+        }
         let mut core = self.lock();
         let result = match result {
             Ok(pack) => {
-                for (claim, place) in claims.iter().zip(&pack.places) {
-                    if let Some((chunk, _)) = ChunkRef::from_place(place) {
-                        self.reader.insert(chunk, claim.claim.content());
-                    }
-                }
                 core.replace_claims(number, &claims, &pack);
                 Ok(())
             }
@@ -240,65 +236,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-
-    /// Reads blocks that would be in too many fragments, to be written as one.
-    async fn merge_fragments(&self, number: CommitNumber) -> Result<(), FsError> {
-        for (inode, block) in self.uncovered_blocks(number) {
-            let (page, slot) = page_of(block);
-            let page = self.committed_page(inode, page).await?;
-            let below = Extents::from_fragments(page.get(slot));
-            let merged = {
-                let mut core = self.lock();
-                let group = core.group_mut(number);
-                let edits = group.and_then(|group| group.files.get(&inode));
-                match edits.map(|edits| edits.change(block)) {
-                    Some(crate::data::BlockChange::Edited(extents)) => extents.over(&below),
-                    _ => continue,
-                }
-            };
-            let stored = merged.spans().iter().filter(|s| !matches!(s.piece, Piece::Zero)).count();
-            if stored <= FRAGMENTS_MAX {
-                continue;
-            }
-            let end = merged.spans().last().map_or(0, Span::end);
-            let content = self.read_spans(&merged, end).await?;
-            let mut core = self.lock();
-            if let Some(group) = core.group_mut(number) {
-                group.edit_if_edited(inode, block, |extents| {
-                    extents.cut(0, end);
-                    extents.write(0, &content);
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Edited blocks of a group that show something of the layer below.
-    fn uncovered_blocks(&self, number: CommitNumber) -> Vec<(Inode, BlockIndex)> {
-        let mut core = self.lock();
-        let block_bytes = core.fixed.block_size.bytes() as u32;
-        let Some(group) = core.group_mut(number) else { return Vec::new() };
-        let files = group.files.iter();
-        let blocks = files.flat_map(|(inode, edits)| edits.blocks().map(|b| (*inode, b)));
-        let uncovered = blocks.filter(|(_, (_, e))| !e.covers(block_bytes));
-        uncovered.map(|(inode, (block, _))| (inode, block)).collect()
-    }
-
-    /// The first `len` bytes of a block.
-    async fn read_spans(&self, spans: &Extents, len: u32) -> Result<Bytes, FsError> {
-        let plan = loop {
-            let stop = match self.lock().plan_spans(spans, len) {
-                Ok(plan) => break plan,
-                Err(stop) => stop,
-            };
-            match stop {
-                super::core::Stop::Load(key) => self.load(&key).await?,
-                stop => return Err(stop.into()),
-            }
-        };
-        let contents = self.reader.read(&plan.chunks()).await.map_err(|error| io(&error))?;
-        plan.assemble(contents)
     }
 }
 

@@ -34,9 +34,14 @@ impl Inner {
     /// Hands an orphan that nobody refers to to the reclaimer.
     fn unreferenced(&self, inode: Inode, unused: bool) {
         if unused && self.lock().orphans.contains(&inode) {
-            self.waiting().push(inode);
-            self.reclaim_wanted.notify_one();
+            self.reclaim_soon(inode);
         }
+    }
+
+    /// Hands an orphan to the reclaimer.
+    pub fn reclaim_soon(&self, inode: Inode) {
+        self.waiting().push(inode);
+        self.reclaim_wanted.notify_one();
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<Inode>> {
@@ -88,19 +93,23 @@ impl FileSystem {
     }
 
     /// Gives back all orphans, whoever still refers to them: the mount is ending.
-    pub(super) async fn reclaim_all(&self) -> Result<(), FsError> {
+    /// What fails stays an orphan, for the next mount.
+    pub(super) async fn reclaim_all(&self) {
         let orphans: Vec<_> = self.inner.lock().orphans.iter().copied().collect();
         for inode in orphans {
             self.inner.lock().opened.forget_all(inode);
-            self.reclaim(inode).await?;
+            if let Err(error) = self.reclaim(inode).await {
+                tracing::warn!("inode {inode} not given back, left for the next mount: {error}");
+            }
         }
-        Ok(())
     }
 
     /// Gives back one orphan, unless it got a name or a reference again.
     async fn reclaim(&self, inode: Inode) -> Result<(), FsError> {
         let attributes = match self.run(move |tx| tx.inode(inode)).wait().await {
-            Err(FsError::NotFound) => return Ok(()),
+            Err(FsError::NotFound) => {
+                return self.run(move |tx| tx.forget_orphan(inode)).wait().await;
+            }
             other => other?,
         };
         let mut rest = Vec::new();
@@ -124,6 +133,13 @@ impl FileSystem {
 }
 
 impl Tx<'_> {
+    /// Removes the record of an orphan that is not there.
+    fn forget_orphan(&mut self, inode: Inode) -> Attempt<()> {
+        self.change()?;
+        self.set(Key::orphan(inode), None);
+        Ok(())
+    }
+
     /// Removes an orphan's records and content. `keys` are its attributes and tombstones.
     fn reclaim(&mut self, inode: Inode, keys: &[Key]) -> Attempt<()> {
         self.change()?;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::core::Mode;
 use super::system::Inner;
 use super::{FileSystem, FsError, Outcome, Usage};
+use crate::base::ErrorKind;
 
 /// Bytes that a volume is said to hold: S3 sets no bound, but programs want a number.
 const CAPACITY_BYTES: u64 = 1 << 50;
@@ -76,6 +77,11 @@ impl Inner {
         health.last_commit = Some(Instant::now());
     }
 
+    /// What fails at present.
+    pub fn last_failure(&self) -> Option<String> {
+        self.health().failing.as_ref().map(|(_, message)| message.clone())
+    }
+
     /// A step of a commit failed and will be tried again.
     pub fn failed(&self, error: &FsError) {
         let mut health = self.health();
@@ -95,12 +101,14 @@ impl FileSystem {
             (health.failing.clone(), health.last_commit.map(|at| ms(at.elapsed())))
         };
         let core = self.inner.lock();
-        let health = match failing {
-            _ if core.mode == Mode::Fenced => FsHealth::Fenced,
-            Some((since, message)) => {
+        let ended = core.ended.as_ref().map(|error| (error.kind(), error.to_string()));
+        let health = match (ended, failing) {
+            (Some((ErrorKind::Conflict, _)), _) => FsHealth::Fenced,
+            (Some((_, message)), _) => FsHealth::Failing { seconds: 0, message },
+            (None, Some((since, message))) => {
                 FsHealth::Failing { seconds: since.elapsed().as_secs(), message }
             }
-            None => FsHealth::Ok,
+            (None, None) => FsHealth::Ok,
         };
         FsStatus {
             health,

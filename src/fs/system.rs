@@ -12,7 +12,6 @@ use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle as Runtime;
@@ -21,7 +20,9 @@ use tokio::sync::{Notify, watch};
 use super::core::{Attempt, Core, Fixed, Mode, Stop, Tx};
 use super::status::Health;
 use super::{FsConfig, FsError, Outcome};
-use crate::base::{BlockSize, Clock, CommitNumber, ErrorKind, Inode, Timestamp, WriterEpoch};
+use crate::base::{
+    BlockIndex, BlockSize, Clock, CommitNumber, ErrorKind, Inode, Timestamp, WriterEpoch,
+};
 use crate::crypto::SecretKey;
 use crate::data::{BlockReader, PackContext, Uploader};
 use crate::format::Key;
@@ -66,7 +67,8 @@ pub struct FsParts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
     pub committed: CommitNumber,
-    pub fenced: bool,
+    /// Nothing will be committed any more.
+    pub ended: bool,
 }
 
 pub(super) struct Inner {
@@ -93,6 +95,9 @@ pub(super) struct Inner {
     /// Inodes that nobody refers to any more.
     pub reclaim_wanted: Notify,
     pub unreferenced: Mutex<Vec<Inode>>,
+    /// Blocks in too many fragments.
+    pub crowded: Mutex<Vec<(Inode, BlockIndex)>>,
+    pub tidy_wanted: Notify,
     pub progress: watch::Sender<Progress>,
     pub health: Mutex<Health>,
     pub closing: watch::Sender<bool>,
@@ -116,7 +121,7 @@ impl Records {
 
 impl Inner {
     pub(super) fn new(parts: FsParts, core: Core) -> Self {
-        let progress = Progress { committed: core.committed, fenced: false };
+        let progress = Progress { committed: core.committed, ended: false };
         let (meta, engine) = parts.records.split();
         Self {
             fixed: core.fixed.clone(),
@@ -136,6 +141,8 @@ impl Inner {
             room: Notify::new(),
             reclaim_wanted: Notify::new(),
             unreferenced: Mutex::default(),
+            crowded: Mutex::default(),
+            tidy_wanted: Notify::new(),
             progress: watch::Sender::new(progress),
             health: Mutex::default(),
             closing: watch::Sender::new(false),
@@ -164,8 +171,12 @@ impl Inner {
         let clean = core.open.began.is_none();
         let mut tx = Tx::new(&mut core, now);
         let result = operation(&mut tx)?;
-        tx.apply();
+        let unreferenced = tx.apply();
         self.notice(&core, clean);
+        let crowded = std::mem::take(&mut core.open.crowded);
+        drop(core);
+        self.tidy_soon(crowded);
+        unreferenced.into_iter().for_each(|inode| self.reclaim_soon(inode));
         Ok(result)
     }
 
@@ -318,8 +329,9 @@ impl FileSystem {
         work: impl Future<Output = Result<T, FsError>> + Send + 'static,
     ) -> Outcome<T> {
         let _context = self.inner.runtime.enter();
-        let deadline = self.inner.config.deadline;
-        let mut work: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(within(deadline, work));
+        let inner = self.inner.clone();
+        let mut work: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(async move { inner.within(work).await });
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => Outcome::Ready(result),
             Poll::Pending => Outcome::Pending(work),
@@ -391,17 +403,21 @@ impl FileSystem {
     }
 }
 
-/// `work`, or an error once `deadline` has passed.
-pub(super) async fn within<T>(
-    deadline: Duration,
-    work: impl Future<Output = Result<T, FsError>>,
-) -> Result<T, FsError> {
-    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
-        let message = format!(
-            "the store did not answer within {} s; what was written is kept in memory and tried \
-             again: see lidfs status",
-            deadline.as_secs()
-        );
-        Err(FsError::Io { message, kind: ErrorKind::Retry })
-    })
+impl Inner {
+    /// `work`, or an error once the deadline has passed.
+    pub async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, FsError>>,
+    ) -> Result<T, FsError> {
+        let deadline = self.config.deadline;
+        tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
+            let cause = self.last_failure().map(|cause| format!(" ({cause})")).unwrap_or_default();
+            let message = format!(
+                "not done within {} s{cause}; what was written is kept in memory and tried again: \
+                 see lidfs status",
+                deadline.as_secs()
+            );
+            Err(FsError::Io { message, kind: ErrorKind::Retry })
+        })
+    }
 }

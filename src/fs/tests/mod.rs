@@ -2,4 +2,5 @@
 
 mod content;
 mod names;
+mod robust;
 mod support;
