@@ -58,13 +58,24 @@ impl Flusher {
     }
 }
 
+/// The end of all flushes: an error that others may recover from is final here, because nothing
+/// flushes again.
+fn for_good(error: MetaError) -> MetaError {
+    match error {
+        MetaError::Unavailable { doing, source } | MetaError::Corrupt { doing, source } => {
+            MetaError::Stopped { doing, source }
+        }
+        other => other,
+    }
+}
+
 async fn run(db: Db, mut queue: watch::Receiver<u64>, answer: watch::Sender<Done>) {
     while queue.changed().await.is_ok() {
         let ticket = *queue.borrow_and_update();
         match db.flush().await {
             Ok(()) => answer.send_modify(|done| done.through = ticket),
             Err(error) => {
-                let error = convert(&db, "flushing the log", error);
+                let error = for_good(convert(&db, "flushing the log", error));
                 answer.send_modify(|done| done.failed = Some(error));
                 return;
             }
