@@ -2,4 +2,6 @@
 
 mod content;
 mod names;
+mod robust;
+mod seek;
 mod support;
