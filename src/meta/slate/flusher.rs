@@ -33,7 +33,7 @@ struct Done {
 }
 
 impl Flusher {
-    /// Starts the task; it ends when the `Flusher` is dropped or a flush fails for good.
+    /// Starts the task; it ends when the `Flusher` is dropped or a flush fails.
     pub(super) fn start(db: Db, runtime: &Handle) -> Self {
         let (tickets, queue) = watch::channel(0);
         let (answer, done) = watch::channel(Done::default());
@@ -80,5 +80,25 @@ async fn run(db: Db, mut queue: watch::Receiver<u64>, answer: watch::Sender<Done
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn whatever_ends_flushing_is_final_and_a_newer_writer_stays_one() {
+        let source = || Arc::new(std::io::Error::other("gone"));
+        for error in [
+            MetaError::Unavailable { doing: "flushing", source: source() },
+            MetaError::Corrupt { doing: "flushing", source: source() },
+            MetaError::Closed { doing: "flushing" },
+        ] {
+            assert!(for_good(error).is_final());
+        }
+        assert!(matches!(for_good(MetaError::Fenced), MetaError::Fenced));
     }
 }
