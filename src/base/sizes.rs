@@ -23,9 +23,12 @@ pub struct BlockSize {
 }
 
 impl BlockSize {
+    /// The largest block in bytes.
+    pub const BYTES_MAX: u64 = MIB;
+
     /// `bytes` must be a power of two from 4 KiB to 1 MiB.
     pub fn new(bytes: u64) -> Option<Self> {
-        (bytes.is_power_of_two() && (4 * KIB..=MIB).contains(&bytes))
+        (bytes.is_power_of_two() && (4 * KIB..=Self::BYTES_MAX).contains(&bytes))
             .then(|| Self { shift: bytes.trailing_zeros() as u8 })
     }
 

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::DataError;
-use crate::base::{Epoch, MIB, PackNumber};
+use crate::base::{BlockSize, Epoch, PackNumber};
 use crate::crypto::TAG_LEN;
 use crate::format::Place;
 
 /// Longest content of a chunk in bytes: the largest block size.
-pub const CHUNK_LEN_MAX: usize = MIB as usize;
+pub const CHUNK_LEN_MAX: usize = BlockSize::BYTES_MAX as usize;
 
 /// Which chunk of which pack; what a cached chunk is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -36,7 +36,7 @@ pub use disk_cache::DiskCacheConfig;
 pub use edits::{BlockChange, FileEdits};
 pub use error::DataError;
 pub use extents::{Buffer, Claim, Extents, Piece, Span};
-pub use pack::{BuiltPack, Chunk, PACK_CONTENT_MAX, PackContext};
+pub use pack::{BuiltPack, Chunk, PACK_BYTES_MAX, PACK_CONTENT_MAX, PackContext};
 pub use readahead::ReadAhead;
 pub use reader::{BlockReader, ReaderConfig, ReaderStats};
 pub use upload::{UploadStats, Uploader};

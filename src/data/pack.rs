@@ -1,7 +1,7 @@
 //! Packs: immutable objects that hold many sealed chunks. Building, naming, opening.
 //!
 //! ```text
-//! | header 96 | chunk 0 | ... | chunk n-1 | directory = chunk n | n u32 | directory length u32 |
+//! | header 96 | chunk 0 | ... | chunk n-1 | directory = chunk n | chunk count u32 | directory length u32 |
 //! ```
 //!
 //! A chunk is a run of one file's bytes inside one block, compressed or not,
@@ -22,8 +22,12 @@ use crate::crypto::{Binding, DataKeys, ObjectKind, Opener, Sealer, SecretKey, TA
 use crate::format::{PackDirectory, PackEntry, PackRecord, Place, pack_path};
 use crate::store::object_store::{PutPayload, path::Path};
 
-/// Most content of one pack in bytes. Chunk offsets and a single PUT allow far more.
-pub const PACK_CONTENT_MAX: u64 = 64 * MIB;
+/// Most content in bytes that packs may be asked to gather. Chunk offsets and a single PUT allow
+/// far more.
+pub const PACK_BYTES_MAX: u64 = 64 * MIB;
+/// Most content of one pack in bytes: blocks are gathered whole until there is enough, so the last
+/// one may lie beyond what was asked for.
+pub const PACK_CONTENT_MAX: u64 = PACK_BYTES_MAX + CHUNK_LEN_MAX as u64;
 /// Bytes after the sealed directory.
 pub(super) const TRAILER_LEN: usize = 8;
 /// A body is a row of buffers of about this size, so that compressible content takes no more

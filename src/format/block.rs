@@ -14,7 +14,7 @@
 use bytes::Bytes;
 
 use super::{FormatError, Reader, Writer};
-use crate::base::{BlockIndex, PackNumber};
+use crate::base::{BlockIndex, BlockSize, PackNumber};
 
 /// Blocks that one page maps.
 pub const PAGE_BLOCKS: u64 = 128;
@@ -63,7 +63,7 @@ pub struct Fragment {
 impl Fragment {
     /// One past the last byte, counted from the start of the block.
     pub fn end(&self) -> u32 {
-        self.at + self.len
+        self.at.saturating_add(self.len)
     }
 
     /// The part of this fragment inside `from..to` (of the block); `None` if there is none.
@@ -79,7 +79,8 @@ impl Fragment {
                 chunk: *chunk,
                 offset: *offset,
                 sealed_len: *sealed_len,
-                skip: skip + ahead,
+                // Beyond every chunk if it does not fit, so that reading it is an error.
+                skip: skip.saturating_add(ahead),
                 compressed: *compressed,
             },
             Place::Inline(bytes) => {
@@ -263,8 +264,17 @@ impl Previous {
 }
 
 fn checked(reader: &Reader<'_>, fragment: Fragment) -> Result<Fragment, FormatError> {
-    let fits = fragment.len > 0 && fragment.at.checked_add(fragment.len).is_some();
-    if fits { Ok(fragment) } else { Err(reader.invalid()) }
+    let skip = match fragment.place {
+        Place::Pack { skip, .. } => skip,
+        Place::Inline(_) => 0,
+    };
+    // Neither a block nor the content of a chunk is longer than the largest block.
+    let inside = |from: u32| u64::from(from) + u64::from(fragment.len) <= BlockSize::BYTES_MAX;
+    if fragment.len > 0 && inside(fragment.at) && inside(skip) {
+        Ok(fragment)
+    } else {
+        Err(reader.invalid())
+    }
 }
 
 #[cfg(test)]
@@ -317,6 +327,24 @@ mod tests {
             other[at] ^= 0x55;
             let _ = Page::decode(&Bytes::from(other));
         }
+    }
+
+    #[test]
+    fn fragments_longer_than_any_block_or_chunk_are_refused() {
+        let decoded = |at, len, skip| {
+            let mut fragment = packed(at, len, 0, 0);
+            let Place::Pack { skip: place_skip, sealed_len, .. } = &mut fragment.place else {
+                unreachable!("packed")
+            };
+            (*place_skip, *sealed_len) = (skip, 20);
+            let mut page = Page::default();
+            page.set(0, vec![fragment]);
+            Page::decode(&page.encode().into()).is_ok()
+        };
+        let most = BlockSize::BYTES_MAX as u32;
+        assert!(decoded(0, most, 0) && decoded(most - 1, 1, most - 1));
+        assert!(!decoded(1, most, 0) && !decoded(0, most, 1) && !decoded(0, most + 1, 0));
+        assert!(!decoded(u32::MAX, 1, 0) && !decoded(0, 1, u32::MAX));
     }
 
     #[test]

@@ -1,10 +1,17 @@
 //! The inode record: attributes of one file, directory, link or device.
 
 use super::{FormatError, Reader, Writer};
-use crate::base::{Inode, Timestamp};
+use crate::base::{FILE_SIZE_MAX, Inode, Timestamp};
 
 const VERSION: u8 = 1;
 const WHAT: &str = "inode record";
+
+/// Permission bit: a program runs as its owner.
+pub const SETUID: u16 = 0o4000;
+/// Permission bit: a program runs as its group; what is made in a directory gets its group.
+pub const SETGID: u16 = 0o2000;
+/// Permission bit: only owners remove names from a directory.
+pub const STICKY: u16 = 0o1000;
 
 /// What an inode is; the value is the type part of `st_mode` shifted right by 12 (as in `d_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,7 +77,7 @@ impl InodeFlags {
 pub struct InodeRecord {
     /// What it is.
     pub kind: FileKind,
-    /// Permission bits with setuid, setgid and sticky (12 bits).
+    /// Permission bits with [`SETUID`], [`SETGID`] and [`STICKY`] (12 bits).
     pub permissions: u16,
     /// Owner.
     pub uid: u32,
@@ -154,6 +161,9 @@ impl InodeRecord {
             flags: InodeFlags(reader.varint32()?),
             target: reader.string()?.into(),
         };
+        if record.size > FILE_SIZE_MAX {
+            return Err(reader.invalid());
+        }
         reader.finish()?;
         Ok(record)
     }
@@ -197,6 +207,13 @@ mod tests {
     #[test]
     fn inode_reads_back_what_was_written() {
         assert_eq!(InodeRecord::decode(&sample().encode()), Ok(sample()));
+    }
+
+    #[test]
+    fn no_size_beyond_the_largest_is_read() {
+        let file = |size| InodeRecord { size, ..sample() };
+        assert!(InodeRecord::decode(&file(FILE_SIZE_MAX).encode()).is_ok());
+        assert!(InodeRecord::decode(&file(FILE_SIZE_MAX + 1).encode()).is_err());
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Packs: the record in metadata, the directory inside the object, the object's name.
 //!
 //! ```text
-//! | header | chunk 0 | chunk 1 | ... | chunk n-1 | sealed directory | n u32 | directory length u32 |
+//! | header | chunk 0 | ... | chunk n-1 | sealed directory | chunk count u32 | directory length u32 |
 //! ```
 //!
-//! Chunks have variable length; the directory is chunk `n`, the last. Its index
-//! and its length (sealed, in bytes) end the object, so that a reader who has
+//! Chunks have variable length; the directory is chunk `n`, the last. The count of
+//! the chunks before it, its index, and its length (sealed, in bytes) end the object, so that a reader who has
 //! lost all metadata can find and open it.
 
 use super::{FormatError, Reader, Writer};

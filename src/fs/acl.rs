@@ -8,7 +8,9 @@ use bytes::Bytes;
 
 use super::core::{Attempt, Tx};
 use super::{FsError, NewNode};
-use crate::format::{FileKind, FormatError, InodeFlags, InodeRecord, Key, Reader, Writer};
+use crate::format::{
+    FileKind, FormatError, InodeFlags, InodeRecord, Key, Reader, SETGID, SETUID, STICKY, Writer,
+};
 
 /// The attribute that holds the ACL of a file or directory.
 pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
@@ -137,9 +139,9 @@ pub(super) struct Inherited {
 impl Tx<'_> {
     /// Permission bits and ACLs of a new inode: the directory's default ACL, or else the umask.
     pub fn inherited_acls(&mut self, node: &NewNode, parent: &InodeRecord) -> Attempt<Inherited> {
-        let special = node.permissions & 0o7000;
-        let inherits_group = parent.permissions & 0o2000 != 0 && node.kind == FileKind::Directory;
-        let special = if inherits_group { special | 0o2000 } else { special };
+        let special = node.permissions & (SETUID | SETGID | STICKY);
+        let inherits_group = parent.permissions & SETGID != 0 && node.kind == FileKind::Directory;
+        let special = if inherits_group { special | SETGID } else { special };
         if node.kind == FileKind::Symlink {
             return Ok(Inherited { permissions: 0o777, acls: Vec::new() });
         }

@@ -3,10 +3,8 @@
 use super::core::{Attempt, Tx};
 use super::{Attributes, NewTime, SetAttributes};
 use crate::base::{Inode, Timestamp};
-use crate::format::{InodeRecord, Key};
+use crate::format::{InodeRecord, Key, SETGID, SETUID};
 
-const SETUID: u16 = 0o4000;
-const SETGID: u16 = 0o2000;
 const GROUP_EXECUTE: u16 = 0o010;
 
 /// The attribute that gives a program capabilities; it goes when others may have changed the file.
@@ -28,7 +26,7 @@ impl Tx<'_> {
         let block_bytes = self.fixed().block_size.bytes();
         let edited = self.core().groups().filter_map(|group| group.files.get(&inode));
         let edited_blocks: u64 = edited.map(crate::data::FileEdits::edited_count).sum();
-        let bytes = record.allocated + edited_blocks.saturating_mul(block_bytes);
+        let bytes = record.allocated.saturating_add(edited_blocks.saturating_mul(block_bytes));
         let bytes = if edited_blocks > 0 { bytes.min(record.size) } else { bytes };
         bytes.div_ceil(STAT_BLOCK_BYTES)
     }

@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use crate::base::MIB;
+use crate::data::PACK_BYTES_MAX;
+
+/// Least memory for records: an operation needs all of its records at once.
+const RECORD_CACHE_BYTES_MIN: u64 = 4 * MIB;
 
 /// Settings of a mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +38,7 @@ impl Default for FsConfig {
 impl FsConfig {
     /// What is wrong with these settings, if anything.
     pub fn check(&self) -> Result<(), String> {
-        if !(MIB..=64 * MIB).contains(&self.pack_bytes) {
+        if !(MIB..=PACK_BYTES_MAX).contains(&self.pack_bytes) {
             return Err("pack_size must be between 1 MiB and 64 MiB".into());
         }
         if self.dirty_bytes_max < 4 * self.pack_bytes {
@@ -42,6 +46,9 @@ impl FsConfig {
         }
         if self.commit_interval.is_zero() || self.deadline.is_zero() {
             return Err("commit_interval and deadline must be longer than zero".into());
+        }
+        if self.record_cache_bytes < RECORD_CACHE_BYTES_MIN {
+            return Err("the record cache must have at least 4 MiB".into());
         }
         Ok(())
     }

@@ -57,9 +57,11 @@ impl FileSystem {
         let (mut start, end) = Key::range_under(KeyKind::Entry, inode, from);
         while entries.len() < limit {
             let scanned = self.scan(&start, &end).await?;
-            let room = limit - entries.len();
-            for (key, value) in scanned.records.into_iter().take(room) {
-                entries.extend(listed(&key, &value)?);
+            for (key, value) in &scanned.records {
+                if entries.len() == limit {
+                    break;
+                }
+                entries.extend(listed(key, value)?);
             }
             let Some(next) = scanned.next else { break };
             start = next;
@@ -112,8 +114,7 @@ impl FileSystem {
         };
         let numbers = || missing.iter().filter_map(|key| Key::number(key.as_bytes(), 0));
         let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(()) };
-        let spread = last - first + 1;
-        if spread > SPREAD_MAX * missing.len() as u64 {
+        if last - first >= SPREAD_MAX * missing.len() as u64 {
             return Ok(());
         }
         self.inner.load_range(&missing, Inode(first), Inode(last)).await

@@ -28,6 +28,7 @@ mod opened;
 mod operations;
 mod packing;
 mod reclaim;
+mod seek;
 mod status;
 mod system;
 #[cfg(test)]

@@ -6,8 +6,8 @@
 use super::acl;
 use super::core::{Attempt, Stop, Tx};
 use super::{Attributes, FsError, Handle, NewNode, RenameMode};
-use crate::base::{Inode, NAME_LEN_MAX, Timestamp};
-use crate::format::{DirEntry, FileKind, InodeFlags, InodeRecord, Key, OrphanRecord};
+use crate::base::{ErrorKind, Inode, NAME_LEN_MAX, Timestamp};
+use crate::format::{DirEntry, FileKind, InodeFlags, InodeRecord, Key, OrphanRecord, SETGID};
 
 /// Hashes below are the offsets of `.`, `..` and the start of a listing.
 pub(super) const HASH_MIN: u64 = 16;
@@ -15,7 +15,9 @@ pub(super) const HASH_MIN: u64 = 16;
 /// Most hard links to one inode: what a signed 32-bit `st_nlink` holds.
 const LINKS_MAX: u32 = i32::MAX as u32;
 
-const SETGID: u16 = 0o2000;
+/// Directories between the root and any other are no more than this: parents that go on longer
+/// form a ring.
+const DEPTH_MAX: usize = 1 << 16;
 
 /// A name's entry and its place.
 struct Found {
@@ -175,8 +177,8 @@ impl Tx<'_> {
         }
         self.set_inode(inode, &record);
         self.add_entry(node.parent, &node.name, (inode, node.kind))?;
-        parent.entries += 1;
-        parent.nlink += u32::from(record.is_directory());
+        parent.entries = parent.entries.saturating_add(1);
+        parent.nlink = parent.nlink.saturating_add(u32::from(record.is_directory()));
         self.touch_directory(node.parent, parent);
         self.opened().looked_up(inode);
         Ok(Attributes { inode, record, blocks: 0 })
@@ -255,7 +257,7 @@ impl Tx<'_> {
         record.nlink += 1;
         record.ctime = self.now;
         self.set_inode(inode, &record);
-        directory.entries += 1;
+        directory.entries = directory.entries.saturating_add(1);
         self.touch_directory(parent, directory);
         let attributes = self.attributes(inode)?;
         self.opened().looked_up(inode);
@@ -294,13 +296,16 @@ impl Tx<'_> {
             return Ok(());
         }
         let mut inode = into;
-        while inode != Inode::ROOT {
+        for _ in 0..DEPTH_MAX {
+            if inode == Inode::ROOT {
+                return Ok(());
+            }
             if inode == moved.inode {
                 return Err(FsError::Invalid.into());
             }
             inode = self.inode(inode)?.parent;
         }
-        Ok(())
+        Err(endless_parents(into).into())
     }
 
     fn move_entry(
@@ -329,8 +334,8 @@ impl Tx<'_> {
         parent.nlink = parent.nlink.saturating_sub(subdirectory);
         self.touch_directory(from, parent);
         let mut parent = self.directory(to)?;
-        parent.entries += u64::from(target.is_none());
-        parent.nlink = parent.nlink + subdirectory - u32::from(replaced_directory);
+        parent.entries = parent.entries.saturating_add(u64::from(target.is_none()));
+        parent.nlink = shifted(parent.nlink, subdirectory, u32::from(replaced_directory));
         self.touch_directory(to, parent);
         self.moved(source, to)
     }
@@ -350,10 +355,10 @@ impl Tx<'_> {
         self.point_entry(to, target, (source.inode, source.kind));
         let directories = |found: &Found| u32::from(found.kind == FileKind::Directory);
         let mut parent = self.directory(from)?;
-        parent.nlink = parent.nlink + directories(target) - directories(source);
+        parent.nlink = shifted(parent.nlink, directories(target), directories(source));
         self.touch_directory(from, parent);
         let mut parent = self.directory(to)?;
-        parent.nlink = parent.nlink + directories(source) - directories(target);
+        parent.nlink = shifted(parent.nlink, directories(source), directories(target));
         self.touch_directory(to, parent);
         self.moved(source, to)?;
         self.moved(target, from)
@@ -373,6 +378,20 @@ impl Tx<'_> {
     fn make_orphan(&mut self, inode: Inode) {
         self.set(Key::orphan(inode), Some(OrphanRecord.encode().into()));
     }
+}
+
+/// A count of links after some came and some went; damaged counts stay within their type.
+fn shifted(links: u32, come: u32, gone: u32) -> u32 {
+    links.saturating_add(come).saturating_sub(gone)
+}
+
+fn endless_parents(from: Inode) -> FsError {
+    let message = format!(
+        "metadata is damaged: the parents of directory {} do not lead to the root within {DEPTH_MAX} \
+         steps; run lidfs fsck",
+        from.0
+    );
+    FsError::Io { message, kind: ErrorKind::Corrupt }
 }
 
 fn new_record(node: &NewNode, parent: &InodeRecord, now: Timestamp) -> InodeRecord {
@@ -405,7 +424,7 @@ impl From<Stop> for FsError {
             Stop::Fail(error) => error,
             Stop::Load(_) | Stop::Room => Self::Io {
                 message: "an operation stopped where it cannot be resumed".into(),
-                kind: crate::base::ErrorKind::Bug,
+                kind: ErrorKind::Bug,
             },
         }
     }

@@ -6,11 +6,10 @@ use super::core::{Mode, Stop, Tx};
 use super::packing::io;
 use super::{
     Allocate, Attributes, Caller, CopyRange, FileSystem, FsError, Handle, NewNode, Outcome,
-    RenameMode, Seek, SetAttributes, WriteOrigin, XattrMode,
+    RenameMode, SetAttributes, WriteOrigin, XattrMode,
 };
-use crate::base::{BlockIndex, Inode};
-use crate::data::Piece;
-use crate::format::{FileKind, Key, PAGE_BLOCKS, Page, page_of};
+use crate::base::Inode;
+use crate::format::FileKind;
 
 impl FileSystem {
     /// The inode that a name stands for; counts one look-up.
@@ -204,78 +203,6 @@ impl FileSystem {
     pub fn removexattr(&self, inode: Inode, name: &[u8], _caller: Caller) -> Outcome<()> {
         let name: Box<[u8]> = name.into();
         self.run(move |tx| tx.removexattr(inode, &name))
-    }
-
-    /// The next data or hole from `offset` on.
-    ///
-    /// # Errors
-    /// [`FsError::BeyondEnd`] if there is none.
-    pub fn seek(&self, inode: Inode, offset: u64, what: Seek) -> Outcome<u64> {
-        let fs = self.clone();
-        self.start(async move { fs.find(inode, offset, what).await })
-    }
-
-    async fn find(&self, inode: Inode, offset: u64, what: Seek) -> Result<u64, FsError> {
-        let block_size = self.inner.fixed.block_size;
-        let size = self.run(move |tx| tx.inode(inode)).wait().await?.size;
-        let mut at = offset;
-        while at < size {
-            let (mut block, _) = block_size.split(at);
-            if what == Seek::Data {
-                match self.next_block(inode, block).await? {
-                    Some(next) => block = next,
-                    None => return Err(FsError::BeyondEnd),
-                }
-            }
-            let start = block_size.start(block);
-            let from = (at.max(start) - start) as u32;
-            let found = self.run(move |tx| {
-                let core = tx.core();
-                let block_bytes = core.fixed.block_size.bytes() as u32;
-                let spans = super::content::Pages::default().block(core, inode, block)?;
-                let is_hole = |piece: &Piece| matches!(piece, Piece::Zero);
-                let mut spans = spans.filled(from, block_bytes).into_iter();
-                Ok(spans.find(|span| is_hole(&span.piece) == (what == Seek::Hole)).map(|s| s.at))
-            });
-            if let Some(found) = found.wait().await? {
-                at = start + u64::from(found);
-                break;
-            }
-            at = start + block_size.bytes();
-        }
-        match what {
-            Seek::Data if at >= size => Err(FsError::BeyondEnd),
-            _ if offset >= size => Err(FsError::BeyondEnd),
-            _ => Ok(at.min(size)),
-        }
-    }
-
-    /// The first block from `block` on that may not be a hole.
-    async fn next_block(
-        &self,
-        inode: Inode,
-        block: BlockIndex,
-    ) -> Result<Option<BlockIndex>, FsError> {
-        let edited = {
-            let core = self.inner.lock();
-            let edits = core.groups().filter_map(|group| group.files.get(&inode));
-            edits.filter_map(|edits| edits.next_edited(block)).min()
-        };
-        let (mut start, end) =
-            Key::range_under(crate::format::KeyKind::Page, inode, page_of(block).0);
-        loop {
-            let scanned = self.scan(&start, &end).await?;
-            for (key, value) in &scanned.records {
-                let page = Page::decode(value).map_err(|e| FsError::io(&e, e.kind()))?;
-                let first = Key::number(key, 1).unwrap_or(0) * PAGE_BLOCKS;
-                let blocks = page.blocks().map(|(slot, _)| BlockIndex(first + u64::from(slot)));
-                if let Some(found) = blocks.filter(|found| *found >= block).min() {
-                    return Ok(Some(edited.map_or(found, |edited| edited.min(found))));
-                }
-            }
-            let Some(next) = scanned.next else { return Ok(edited) };
-            start = next;
-        }
     }
 
     /// Whether changes are refused.

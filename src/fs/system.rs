@@ -176,7 +176,9 @@ impl Inner {
         let crowded = std::mem::take(&mut core.open.crowded);
         drop(core);
         self.tidy_soon(crowded);
-        unreferenced.into_iter().for_each(|inode| self.reclaim_soon(inode));
+        for inode in unreferenced {
+            self.reclaim_soon(inode);
+        }
         Ok(result)
     }
 

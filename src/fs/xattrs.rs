@@ -6,15 +6,13 @@ use super::acl::{self, Acl};
 use super::core::{Attempt, Tx};
 use super::{Caller, FsError, XattrMode};
 use crate::base::Inode;
-use crate::format::{FileKind, InodeFlags, InodeRecord, Key};
+use crate::format::{FileKind, InodeFlags, InodeRecord, Key, SETGID, SETUID, STICKY};
 
 /// Longest name of an attribute in bytes (`XATTR_NAME_MAX`).
 const NAME_BYTES_MAX: usize = 255;
 
 /// Largest value in bytes (`XATTR_SIZE_MAX`).
 const VALUE_BYTES_MAX: usize = 64 * 1024;
-
-const SETGID: u16 = 0o2000;
 
 /// Namespaces that are kept; the kernel checks who may use which.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
@@ -42,7 +40,7 @@ fn follow_acl(
     let stored = flag == InodeFlags::DEFAULT_ACL || !acl.is_plain();
     record.flags.set(flag, stored);
     if flag == InodeFlags::ACCESS_ACL {
-        record.permissions = record.permissions & 0o7000 | acl.permissions();
+        record.permissions = record.permissions & (SETUID | SETGID | STICKY) | acl.permissions();
         // Who is not in the group must not keep it by way of an ACL; the
         // supplementary groups are not known here, so they do not count.
         if caller.uid != 0 && caller.gid != record.gid {

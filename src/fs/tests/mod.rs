@@ -1,6 +1,8 @@
 //! Tests of the file system without a kernel: an engine in memory, a store in memory.
 
 mod content;
+mod floods;
 mod names;
 mod robust;
+mod seek;
 mod support;

@@ -33,7 +33,7 @@ struct Done {
 }
 
 impl Flusher {
-    /// Starts the task; it ends when the `Flusher` is dropped or a flush fails for good.
+    /// Starts the task; it ends when the `Flusher` is dropped or a flush fails.
     pub(super) fn start(db: Db, runtime: &Handle) -> Self {
         let (tickets, queue) = watch::channel(0);
         let (answer, done) = watch::channel(Done::default());
@@ -58,16 +58,47 @@ impl Flusher {
     }
 }
 
+/// The end of all flushes: an error that others may recover from is final here, because nothing
+/// flushes again.
+fn for_good(error: MetaError) -> MetaError {
+    match error {
+        MetaError::Unavailable { doing, source } | MetaError::Corrupt { doing, source } => {
+            MetaError::Stopped { doing, source }
+        }
+        other => other,
+    }
+}
+
 async fn run(db: Db, mut queue: watch::Receiver<u64>, answer: watch::Sender<Done>) {
     while queue.changed().await.is_ok() {
         let ticket = *queue.borrow_and_update();
         match db.flush().await {
             Ok(()) => answer.send_modify(|done| done.through = ticket),
             Err(error) => {
-                let error = convert(&db, "flushing the log", error);
+                let error = for_good(convert(&db, "flushing the log", error));
                 answer.send_modify(|done| done.failed = Some(error));
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn whatever_ends_flushing_is_final_and_a_newer_writer_stays_one() {
+        let source = || Arc::new(std::io::Error::other("gone"));
+        for error in [
+            MetaError::Unavailable { doing: "flushing", source: source() },
+            MetaError::Corrupt { doing: "flushing", source: source() },
+            MetaError::Closed { doing: "flushing" },
+        ] {
+            assert!(for_good(error).is_final());
+        }
+        assert!(matches!(for_good(MetaError::Fenced), MetaError::Fenced));
     }
 }
