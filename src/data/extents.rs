@@ -131,8 +131,7 @@ impl From<&Fragment> for Span {
     }
 }
 
-/// Written bytes that a packer has taken on. Spans show them from left to right,
-/// so the first span's bytes are the first ones.
+/// Written bytes that a packer has taken on.
 #[derive(Debug)]
 pub struct Claim {
     /// First byte, counted from the start of the block.
@@ -289,21 +288,22 @@ impl Extents {
         }
     }
 
-    /// Claims all unclaimed written bytes for a packer: one claim a buffer, over
-    /// everything that any span shows of it (a hole may have cut it in two).
+    /// Claims all unclaimed written bytes for a packer, each span for itself: together never
+    /// more than the block.
     pub fn claim(&mut self) -> Vec<Claim> {
         self.join_memory();
         let mut claims: Vec<Claim> = Vec::new();
-        for span in &self.spans {
-            let Piece::Memory { buffer, skip } = &span.piece else { continue };
-            match claims.iter_mut().find(|claim| Arc::ptr_eq(&claim.buffer, buffer)) {
-                Some(claim) => claim.end = claim.end.max(skip + span.len),
-                None if buffer.is_claimed() => {}
-                None => {
-                    buffer.set_claimed(true);
-                    let (buffer, skip, end) = (buffer.clone(), *skip, skip + span.len);
-                    claims.push(Claim { at: span.at, buffer, skip, end });
-                }
+        for span in &mut self.spans {
+            let (at, len) = (span.at, span.len);
+            let Piece::Memory { buffer, skip } = &mut span.piece else { continue };
+            if claims.iter().any(|claim| Arc::ptr_eq(&claim.buffer, buffer)) {
+                // A hole has cut the buffer in two: this part gets one of its own.
+                let range = *skip as usize..(*skip + len) as usize;
+                (*buffer, *skip) = (Buffer::new(buffer.bytes[range].to_vec()), 0);
+            }
+            if !buffer.is_claimed() {
+                buffer.set_claimed(true);
+                claims.push(Claim { at, buffer: buffer.clone(), skip: *skip, end: *skip + len });
             }
         }
         claims

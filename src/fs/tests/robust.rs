@@ -91,3 +91,26 @@ async fn damaged_counts_of_links_stay_within_their_type() {
     let nlink = async |inode| fs.getattr(inode).wait().await.unwrap().record.nlink;
     assert_eq!((nlink(few).await, nlink(many).await), (0, u32::MAX));
 }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scratch_nested() {
+    let mut volume = TestVolume::new().await;
+    volume.config.pack_bytes = 64 * MIB;
+    volume.config.dirty_bytes_max = 256 * MIB;
+    volume.config.deadline = std::time::Duration::from_secs(6);
+    volume.block_size = crate::base::BlockSize::new(MIB).unwrap();
+    let fs = volume.mount().await;
+    let (big, _) = create(&fs, ROOT, "big").await;
+    for part in 2..64 {
+        write(&fs, big, part * MIB, &vec![part as u8; MIB as usize]).await;
+    }
+    write(&fs, big, 0, &vec![1; MIB as usize]).await;
+    for level in 0..4u64 {
+        let edge = 10 + level * 20;
+        fs.fallocate(big, edge, MIB - 2 * edge, crate::fs::Allocate::PunchHole)
+            .wait()
+            .await
+            .unwrap();
+        write(&fs, big, edge + 5, &vec![2; (MIB - 2 * edge - 10) as usize]).await;
+    }
+    fs.flush().await.unwrap();
+}
