@@ -17,10 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::FutureExt;
+use lidfs::base::{Epoch, VolumeId};
+use lidfs::crypto::{DataKey, DataKeys, ObjectKind, SecretKey};
 use lidfs::store::object_store::ObjectStore;
 use lidfs::store::object_store::memory::InMemory;
 use lidfs::store::object_store::prefix::PrefixStore;
-use lidfs::store::{FaultyStore, LocalStore, MeasuredStore, StoreConfig, StoreUrl};
+use lidfs::store::{FaultyStore, LocalStore, MeasuredStore, SealedStore, StoreConfig, StoreUrl};
 
 use checks::CHECKS;
 use support::servers::{Kind, Server};
@@ -101,6 +103,23 @@ async fn measured_store_holds_the_contract() {
 #[tokio::test]
 async fn faulty_store_without_faults_holds_the_contract() {
     hold(Arc::new(FaultyStore::new(InMemory::new())), MEMORY).await;
+}
+
+/// Seals what goes into `inner`.
+fn sealed(inner: impl ObjectStore) -> SealedStore {
+    let key = DataKey { epoch: Epoch(1), key: SecretKey::generate() };
+    let keys = DataKeys::new(key, Vec::new());
+    SealedStore::new(Arc::new(inner), keys, VolumeId([3; 16]), ObjectKind::Metadata)
+}
+
+#[tokio::test]
+async fn sealed_store_holds_the_contract() {
+    hold(Arc::new(sealed(InMemory::new())), MEMORY).await;
+}
+
+#[tokio::test]
+async fn sealed_store_on_ceph_rgw_holds_the_contract() {
+    hold(Arc::new(sealed(Server::get(Kind::CephRgw).new_bucket().await)), CEPH_RGW).await;
 }
 
 #[tokio::test]
