@@ -14,10 +14,10 @@ use crate::config::is_root;
 use crate::crypto::random_bytes;
 use crate::daemon::{self, DaemonError, Storage};
 use crate::keys::{self, KeySource};
-use crate::store::StoreUrl;
 use crate::store::object_store::path::Path as ObjectPath;
 use crate::store::object_store::{Error, ObjectStore, ObjectStoreExt, PutPayload};
 use crate::store::probe::PROBE_DIR;
+use crate::store::{StoreUrl, explain};
 use crate::volume::HEADER_NAME;
 
 /// Keys, each on a page of its own, need less than this.
@@ -234,7 +234,9 @@ async fn clock(storage: &Storage) -> Finding {
             Verdict::Ok,
             format!("within {} s of the server's", skew.as_secs() + 1),
         ),
-        Err(error) => Finding::new("clock", Verdict::Warn, format!("not compared: {error}")),
+        Err(error) => {
+            Finding::new("clock", Verdict::Warn, format!("not compared: {}", explain(&error)))
+        }
     }
 }
 

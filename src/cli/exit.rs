@@ -90,17 +90,18 @@ pub(super) fn sentence(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
-        if let Some(error) = error.downcast_ref::<store::object_store::Error>() {
-            // The store says it in words for people; what lies below is the SDK's.
-            let plain = store::explain(error);
-            return one_line(&if text.contains(&said) {
-                text.replace(&said, &plain)
+        // The store says it in words for people; what lies around and below is for programmers.
+        let plain = store::find(error).map(ToString::to_string);
+        let told = plain.as_ref().unwrap_or(&said);
+        if !text.contains(told) {
+            text = if text.contains(&said) {
+                text.replace(&said, told)
             } else {
-                format!("{text} ({plain})")
-            });
+                format!("{text} ({told})")
+            };
         }
-        if !text.contains(&said) {
-            text = format!("{text} ({said})");
+        if plain.is_some() {
+            break;
         }
         cause = error.source();
     }
@@ -315,9 +316,26 @@ mod tests {
         let error = ObjectError::Store { object: "lidfs.json", action: "read", source };
         let failure = Failure::from(VolumeError::Object(error));
         assert_eq!(failure.exit, Exit::Unreachable);
-        let begin = "lidfs.json: cannot be read: s3://b/p: access denied; check the credentials";
-        assert!(failure.message.starts_with(begin), "{}", failure.message);
-        assert!(!failure.message.contains("sdk"), "{}", failure.message);
+        let whole = "lidfs.json: cannot be read: s3://b/p: access denied; check the credentials";
+        assert_eq!(failure.message, whole);
+    }
+
+    #[test]
+    fn what_the_store_says_stands_without_the_words_of_the_metadata_engine() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("Unavailable error: object store error ({0})")]
+        struct Engine(#[source] std::sync::Arc<store::object_store::Error>);
+        let fault = store::StoreError::caused(
+            StoreFault::Denied,
+            "s3://b/p: access denied; check the credentials",
+            std::io::Error::other("sdk"),
+        );
+        let source = std::sync::Arc::new(fault.into_object_store("S3", "p/meta/manifest"));
+        let doing = "opening the volume";
+        let error = MetaError::Unavailable { doing, source: std::sync::Arc::new(Engine(source)) };
+        let whole = "metadata: opening the volume: the store is unavailable: try again when it is \
+                     back (s3://b/p: access denied; check the credentials)";
+        assert_eq!(sentence(&error), whole);
     }
 
     #[test]

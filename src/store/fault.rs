@@ -132,8 +132,8 @@ impl StoreError {
     }
 }
 
-/// Finds our own error in `error` or its causes.
-fn find<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
+/// Our own error in `error` or its causes: what to tell of an error of a layer above.
+pub fn find<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a StoreError> {
     loop {
         if let Some(found) = error.downcast_ref::<StoreError>() {
             return Some(found);

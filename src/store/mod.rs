@@ -30,7 +30,7 @@ pub mod sealed;
 mod url;
 
 pub use config::StoreConfig;
-pub use fault::{StoreError, StoreFault, classify, explain};
+pub use fault::{StoreError, StoreFault, classify, explain, find};
 pub use faulty::FaultyStore;
 pub use local::LocalStore;
 pub use measured::MeasuredStore;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::ErrorKind;
+use crate::store::explain;
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
     Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
@@ -30,7 +31,7 @@ pub(super) enum Written {
 #[non_exhaustive]
 pub enum ObjectError {
     /// The store failed.
-    #[error("{object}: cannot be {action}: {source}; check the store, then try again")]
+    #[error("{object}: cannot be {action}: {}", explain(.source))]
     Store {
         /// The object's name below the volume's prefix.
         object: &'static str,

@@ -16,6 +16,8 @@ use crate::format::header::{
 };
 use crate::keys::{self, NewSlot, Secret, SlotKind};
 use crate::store::object_store::ObjectStore;
+use crate::store::object_store::path::Path;
+use crate::store::probe::PROBE_DIR;
 
 /// The header's name below the volume's prefix.
 pub const HEADER_NAME: &str = "lidfs.json";
@@ -281,15 +283,23 @@ impl std::fmt::Debug for Volume {
     }
 }
 
+/// What a probe of the store left behind when it was cut short belongs to nobody and does not count.
 async fn expect_empty(store: &dyn ObjectStore) -> Result<(), VolumeError> {
-    match store.list(None).next().await {
-        None => Ok(()),
-        Some(Ok(found)) => Err(VolumeError::PrefixNotEmpty { found: found.location.to_string() }),
-        Some(Err(source)) => {
-            Err(ObjectError::Store { object: "the volume's prefix", action: "listed", source }
-                .into())
+    let probes = Path::from(PROBE_DIR);
+    let mut listed = store.list(None);
+    while let Some(found) = listed.next().await {
+        let found = found
+            .map_err(|source| ObjectError::Store {
+                object: "the volume's prefix",
+                action: "listed",
+                source,
+            })?
+            .location;
+        if !found.prefix_matches(&probes) {
+            return Err(VolumeError::PrefixNotEmpty { found: found.to_string() });
         }
     }
+    Ok(())
 }
 
 /// The volume key, by the first slot that the secret opens.

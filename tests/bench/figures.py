@@ -62,11 +62,20 @@ def median(figures, _):
 FORMS = {"requests": requests, "t": seconds, "t_safe": seconds_safe, "MiBps": rate, "write_MiBps": write_rate, "median_ms": median}
 
 
+FULL_SIZES = {"seq_mib": 1024, "files": 2000, "bigdir": 100_000}
+
+
 def marks(figures, result):
     text = "<" if figures.get("done", 0) < figures.get("of", 0) else ""
     text += "?" if "safe_error" in figures else ""
     best = min((step["calib_ms"] for step in result["workloads"].values() if "calib_ms" in step), default=0)
     return text + ("*" if figures.get("calib_ms", 0) > DISTURBED * best else "")
+
+
+def sizes(settings):
+    """What to know of the sizes: nothing when they are those that the tables and the peers have."""
+    small = [f"{name} {settings[name]} in place of {full}" for name, full in FULL_SIZES.items() if settings[name] != full]
+    return ["", f"**lidfs was measured with other sizes, not to be compared with the peers: {', '.join(small)}.**"] if small else []
 
 
 def main():
@@ -83,7 +92,8 @@ def main():
     lines = ["# lidfs beside its peers", ""]
     lines.append(f"lidfs: {first['date']}, {machine['cpus']} CPUs, kernel {machine['kernel']}, written by `tests/bench/run`.")
     lines.append(f"Peers: {peers['measured']}, {peers['machine']}. {peers['servers']}")
-    lines += ["", "`*` disturbed by other load, `<` stopped at the time limit, `?` never reported safe. What the steps are: README.md.", ""]
+    lines += sizes(first["settings"])
+    lines += ["", "`*` disturbed by other load, `<` stopped early (at the time limit, or with the stream beside it), `?` never reported safe. What the steps are: README.md.", ""]
     lines += [f"* {name}: {version}" for name, version in peers["versions"].items()]
     for table in peers["tables"]:
         result = by_delay.get(table["delay_ms"])

@@ -88,6 +88,8 @@ impl Failure {
         let cause = innermost(source.as_ref());
         let whole = chain(source.as_ref()).to_lowercase();
         let (fault, message) = if whole.contains("credential") {
+            // What follows lists each source that the SDK has tried, in its own words, in many lines.
+            let cause = cause.split(". Attempted:").next().unwrap_or(&cause);
             (StoreFault::NoCredentials, format!("no usable AWS credentials: {cause}"))
         } else if whole.contains("certificate") {
             (StoreFault::Untrusted, format!("the server's certificate is not trusted: {cause}"))
@@ -272,5 +274,14 @@ mod tests {
             assert!(!failure(status, code).is_passing, "{status} {code}");
         }
         assert!(failure(500, "").is_ambiguous && !failure(409, "").is_ambiguous);
+    }
+
+    #[test]
+    fn missing_credentials_are_told_without_the_list_of_what_was_tried() {
+        let said = "no credentials found in chain. Attempted:\n  Environment: variable not set";
+        let failure = Failure::from_dispatch(said.into());
+        assert_eq!(failure.fault, StoreFault::NoCredentials);
+        let message = "no usable AWS credentials: no credentials found in chain";
+        assert_eq!(failure.message, message);
     }
 }

@@ -106,6 +106,14 @@ async fn a_volume_is_made_in_an_empty_prefix_alone_and_with_a_key() {
     assert_eq!(error.kind(), ErrorKind::Conflict);
 }
 
+#[tokio::test]
+async fn what_a_probe_left_behind_does_not_hinder_a_new_volume() {
+    let store = memory();
+    store.put(&Path::from("probe/0123"), "noise".into()).await.unwrap();
+    create(&store, &[keyfile(1)]).await.unwrap();
+    open(&store, &keyfile(1)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_that_make_a_volume_at_once_one_wins_and_the_other_says_so() {
     let store = memory();
