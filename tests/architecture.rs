@@ -67,7 +67,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("aws-types", &["store/"]),
     ("http", &["store/"]),
     ("rustls", &["store/"]),
-    ("rustix", &["daemon/", "fuse/", "store/local"]),
+    ("rustix", &["config/identity", "daemon/", "fuse/", "store/local"]),
     // The engine. `store` hands its object_store on to all; its tests run the engine on a sealed store.
     ("slatedb", &["meta/", "store/mod.rs", "store/sealed/tests.rs"]),
     // The mark on errors that the engine must not retry.
@@ -94,7 +94,6 @@ const UNSAFE: &[&str] = &[
     "crypto/memory.rs",
     // What std has no interface for: fork, sessions, limits, unmounting, ids of this process.
     "daemon/system.rs",
-    "config/identity.rs",
     // System calls as programs make them, to try a mount.
     "fuse/tests.rs",
 ];

@@ -1,9 +1,8 @@
 //! Committing: from a closed group to an acknowledged state of the bucket.
 //!
 //! ```text
-//! close (fsync, interval, size) -> wait for packs under way -> merge blocks in too many
-//!   fragments -> pack or inline the rest -> new block maps and pack records -> one atomic
-//!   batch -> flush -> acknowledge
+//! close (fsync, interval, size) -> wait for packs under way -> pack or inline the rest
+//!   -> new block maps and pack records -> one atomic batch -> flush -> acknowledge
 //! ```
 //!
 //! Invariants: one group commits at a time, in order; its packs are in the
