@@ -30,9 +30,8 @@ pub const PACK_BYTES_MAX: u64 = 64 * MIB;
 pub const PACK_CONTENT_MAX: u64 = PACK_BYTES_MAX + CHUNK_LEN_MAX as u64;
 /// Bytes after the sealed directory.
 pub(super) const TRAILER_LEN: usize = 8;
-/// A body is a row of buffers of about this size, so that compressible content takes no more
-/// memory than its sealed form.
-const SEGMENT_LEN: usize = MIB as usize;
+/// What a chunk takes in a pack besides its content: tag and directory entry, at most.
+const CHUNK_OVERHEAD_LEN: usize = TAG_LEN + 48;
 /// Chunk size in a pack's header: chunks of variable length.
 const CHUNK_SIZE: u32 = 0;
 
@@ -125,12 +124,13 @@ impl PackContext {
         let salt = sealer.salt();
         let mut squeezer = Squeezer::new(self.compression)
             .map_err(|error| DataError::Compressor { pack: number, reason: error.to_string() })?;
-        let mut body = Body::new(number, sealer);
+        let content_len = chunks.iter().map(|chunk| chunk.content.len()).sum();
+        let mut body = Body::new(number, sealer, content_len, chunks.len());
         let mut directory = PackDirectory { entries: Vec::with_capacity(chunks.len()) };
         let mut places = Vec::with_capacity(chunks.len());
         // By value: each chunk's memory is free to go once it is sealed.
         for (index, chunk) in chunks.into_iter().enumerate() {
-            let offset = body.len as u32;
+            let offset = body.len() as u32;
             let squeezed = squeezer.squeeze(chunk.inode, &chunk.content);
             let compressed = squeezed.is_some();
             let sealed_len = body.seal(squeezed.unwrap_or(&chunk.content), false)?;
@@ -250,54 +250,42 @@ pub(super) fn open_chunk(
 struct Body {
     pack: PackNumber,
     sealer: Sealer,
-    segments: Vec<Bytes>,
-    segment: Vec<u8>,
-    /// Bytes so far, in all segments.
-    len: u64,
+    /// In one piece: what is sent must be, and a pack is large.
+    bytes: Vec<u8>,
     chunks: u32,
 }
 
 impl Body {
-    fn new(pack: PackNumber, sealer: Sealer) -> Self {
-        let mut segment = Vec::with_capacity(SEGMENT_LEN);
-        segment.extend_from_slice(sealer.header());
-        let len = segment.len() as u64;
-        Self { pack, sealer, segments: Vec::new(), segment, len, chunks: 0 }
+    /// An object for `content_len` bytes in `chunks` chunks.
+    fn new(pack: PackNumber, sealer: Sealer, content_len: usize, chunks: usize) -> Self {
+        let overhead = sealer.header().len() + TRAILER_LEN + (chunks + 1) * CHUNK_OVERHEAD_LEN;
+        let mut bytes = Vec::with_capacity(content_len + overhead);
+        bytes.extend_from_slice(sealer.header());
+        Self { pack, sealer, bytes, chunks: 0 }
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
     }
 
     /// Appends one sealed chunk; its length.
     fn seal(&mut self, plain: &[u8], is_last: bool) -> Result<u32, DataError> {
-        let needed = plain.len() + TAG_LEN;
-        if self.segment.capacity() - self.segment.len() < needed {
-            self.close_segment();
-            self.segment.reserve_exact(SEGMENT_LEN.max(needed));
-        }
-        let before = self.segment.len();
+        let before = self.bytes.len();
         self.sealer
-            .seal(plain, is_last, &mut self.segment)
+            .seal(plain, is_last, &mut self.bytes)
             .map_err(|source| DataError::Seal { pack: self.pack, source })?;
-        let sealed_len = self.segment.len() - before;
-        self.len += sealed_len as u64;
         self.chunks += 1;
-        Ok(sealed_len as u32)
-    }
-
-    fn close_segment(&mut self) {
-        let mut full = std::mem::take(&mut self.segment);
-        if !full.is_empty() {
-            full.shrink_to_fit();
-            self.segments.push(full.into());
-        }
+        Ok((self.bytes.len() - before) as u32)
     }
 
     /// Appends directory and trailer; the object and its length.
     fn finish(mut self, directory: &PackDirectory) -> Result<(PutPayload, u64), DataError> {
         let count = self.chunks;
         let sealed_len = self.seal(&directory.encode(), true)?;
-        self.segment.extend_from_slice(&count.to_le_bytes());
-        self.segment.extend_from_slice(&sealed_len.to_le_bytes());
-        self.len += TRAILER_LEN as u64;
-        self.close_segment();
-        Ok((self.segments.into_iter().collect(), self.len))
+        self.bytes.extend_from_slice(&count.to_le_bytes());
+        self.bytes.extend_from_slice(&sealed_len.to_le_bytes());
+        let len = self.len();
+        self.bytes.shrink_to_fit();
+        Ok((PutPayload::from(self.bytes), len))
     }
 }

@@ -24,6 +24,8 @@ pub(super) enum Source {
 #[derive(Debug, Default)]
 pub(super) struct ReadPlan {
     pub len: usize,
+    /// All of a file that has one block.
+    pub is_small_file: bool,
     /// Where in the answer, how many bytes, from where.
     pub parts: Vec<(usize, usize, Source)>,
 }
@@ -108,12 +110,16 @@ impl Core {
             return Err(FsError::Invalid.into());
         }
         let end = offset.saturating_add(len).min(record.size);
-        self.plan_range(inode, offset, end)
+        let mut plan = self.plan_range(inode, offset, end)?;
+        let is_whole = offset == 0 && end == record.size;
+        plan.is_small_file = is_whole && end <= self.fixed.block_size.bytes();
+        Ok(plan)
     }
 
     /// How to read the bytes `offset..end`, whatever the size of the file.
     pub fn plan_range(&mut self, inode: Inode, offset: u64, end: u64) -> Attempt<ReadPlan> {
-        let mut plan = ReadPlan { len: end.saturating_sub(offset) as usize, parts: Vec::new() };
+        let len = end.saturating_sub(offset) as usize;
+        let mut plan = ReadPlan { len, ..ReadPlan::default() };
         let mut pages = Pages::default();
         for (block, from, to) in blocks_of(self, offset, end) {
             let start = self.fixed.block_size.start(block);
@@ -130,7 +136,7 @@ impl Core {
 
     /// How to read the first `len` bytes of a block that shows `spans`.
     pub fn plan_spans(&mut self, spans: &Extents, len: u32) -> Attempt<ReadPlan> {
-        let mut plan = ReadPlan { len: len as usize, parts: Vec::new() };
+        let mut plan = ReadPlan { len: len as usize, ..ReadPlan::default() };
         for span in spans.within(0, len) {
             if let Some(source) = self.source(&span)? {
                 plan.parts.push((span.at as usize, span.len as usize, source));

@@ -20,6 +20,7 @@ use super::FsError;
 use super::cache::{Known, RecordCache};
 use super::group::Group;
 use super::loading::Loading;
+use super::neighbours::Neighbourhood;
 use super::opened::Opened;
 use crate::base::{BlockSize, CommitNumber, Inode, PackNumber, Timestamp};
 use crate::crypto::SecretKey;
@@ -99,6 +100,7 @@ pub(super) struct Core {
     pub inline_pages: BTreeSet<(Inode, u64)>,
     pub counters: Counters,
     pub opened: Opened,
+    pub neighbourhood: Neighbourhood,
     /// Inodes without a name, kept for those who have them open.
     pub orphans: HashSet<Inode>,
 }

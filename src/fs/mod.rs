@@ -24,6 +24,7 @@ mod listing;
 mod loading;
 mod mount;
 mod names;
+mod neighbours;
 mod opened;
 mod operations;
 mod packing;

@@ -11,6 +11,7 @@ use super::cache::RecordCache;
 use super::core::{Core, Fixed, Mode};
 use super::group::Group;
 use super::loading::Loading;
+use super::neighbours::Neighbourhood;
 use super::opened::Opened;
 use super::system::Inner;
 use super::{FileSystem, FsError, FsParts, Records};
@@ -122,6 +123,7 @@ impl FileSystem {
             inline_pages: BTreeSet::new(),
             counters,
             opened: Opened::default(),
+            neighbourhood: Neighbourhood::default(),
             orphans: HashSet::new(),
         };
         let inner = Arc::new(Inner::new(parts, core));

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::content::ReadPlan;
 use super::core::{Mode, Stop, Tx};
 use super::packing::io;
 use super::{
@@ -9,6 +10,7 @@ use super::{
     RenameMode, SetAttributes, WriteOrigin, XattrMode,
 };
 use crate::base::Inode;
+use crate::data::ChunkRef;
 use crate::format::FileKind;
 
 impl FileSystem {
@@ -115,12 +117,8 @@ impl FileSystem {
             Outcome::Ready(Ok(plan)) => plan,
             Outcome::Ready(Err(error)) => return Outcome::Ready(Err(error)),
             Outcome::Pending(plan) => {
-                let reader = self.inner.reader.clone();
-                return self.start(async move {
-                    let plan = plan.await?;
-                    let contents = reader.read(&plan.chunks()).await.map_err(|e| io(&e))?;
-                    plan.assemble(contents)
-                });
+                let fs = self.clone();
+                return self.start(async move { fs.carry_out(inode, plan.await?).await });
             }
         };
         let chunks = plan.chunks();
@@ -128,11 +126,18 @@ impl FileSystem {
         if let Some(contents) = cached.collect::<Option<Vec<_>>>() {
             return Outcome::Ready(plan.assemble(contents));
         }
-        let reader = self.inner.reader.clone();
-        self.start(async move {
-            let contents = reader.read(&chunks).await.map_err(|error| io(&error))?;
-            plan.assemble(contents)
-        })
+        let fs = self.clone();
+        self.start(async move { fs.carry_out(inode, plan).await })
+    }
+
+    async fn carry_out(&self, inode: Inode, plan: ReadPlan) -> Result<Bytes, FsError> {
+        let chunks = plan.chunks();
+        let missing = |(chunk, _): &(ChunkRef, _)| self.inner.reader.cached(chunk).is_none();
+        if plan.is_small_file && chunks.iter().any(missing) {
+            self.read_neighbours(inode);
+        }
+        let contents = self.inner.reader.read(&chunks).await.map_err(|error| io(&error))?;
+        plan.assemble(contents)
     }
 
     /// Starts to fetch what a sequential reader will want next.

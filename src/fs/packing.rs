@@ -33,8 +33,8 @@ const INLINE_PAGES_MAX: usize = 256;
 /// Pages whose inline bytes one commit moves into its packs.
 const INLINE_PAGES_MOVED: usize = 64;
 
-/// Packs of one group on their way at once.
-const PACKS_IN_FLIGHT_MAX: usize = 4;
+/// Packs on their way at once: each is in memory twice, as written and as sealed.
+pub(super) const PACKS_IN_FLIGHT_MAX: usize = 4;
 
 /// Pause after a pack could not be stored.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -118,6 +118,8 @@ impl Inner {
 
     /// Seals and stores claimed bytes; on failure they are free to be claimed again.
     async fn pack(&self, number: CommitNumber, claims: Vec<Claimed>) -> Result<(), FsError> {
+        // Never closed; if it were, packs would only be unbounded.
+        let _turn = self.pack_turns.acquire().await.ok();
         let counter = self.next_pack.fetch_add(1, Ordering::Relaxed);
         let pack_number = PackNumber::new(self.writer, counter);
         let result = match pack_number {

@@ -15,9 +15,10 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio::runtime::Handle as Runtime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::core::{Attempt, Core, Fixed, Mode, Stop, Tx};
+use super::packing::PACKS_IN_FLIGHT_MAX;
 use super::status::Health;
 use super::{FsConfig, FsError, Outcome};
 use crate::base::{
@@ -84,6 +85,8 @@ pub(super) struct Inner {
     pub clock: Arc<dyn Clock>,
     pub runtime: Runtime,
     pub writer: WriterEpoch,
+    /// Who may build and store a pack now.
+    pub pack_turns: Semaphore,
     /// Counter part of the next pack number.
     pub next_pack: AtomicU64,
     /// The committer looks whether to close the open group.
@@ -135,6 +138,7 @@ impl Inner {
             clock: parts.clock,
             runtime: parts.runtime,
             writer: parts.writer,
+            pack_turns: Semaphore::new(PACKS_IN_FLIGHT_MAX),
             next_pack: AtomicU64::new(0),
             commit_wanted: Notify::new(),
             pack_wanted: Notify::new(),
