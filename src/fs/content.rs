@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::core::{Attempt, Core, Tx};
+use super::neighbours::SMALL_FILE_BLOCKS;
 use super::{Allocate, CopyRange, FsError, WriteOrigin};
 use crate::base::{BlockIndex, ErrorKind, FILE_SIZE_MAX, Inode};
 use crate::data::{BlockChange, ChunkRef, Extents, PackSeal, Piece, Span};
@@ -24,7 +25,7 @@ pub(super) enum Source {
 #[derive(Debug, Default)]
 pub(super) struct ReadPlan {
     pub len: usize,
-    /// All of a file that has one block.
+    /// Of a file that is worth fetching whole, with others like it.
     pub is_small_file: bool,
     /// Where in the answer, how many bytes, from where.
     pub parts: Vec<(usize, usize, Source)>,
@@ -111,8 +112,7 @@ impl Core {
         }
         let end = offset.saturating_add(len).min(record.size);
         let mut plan = self.plan_range(inode, offset, end)?;
-        let is_whole = offset == 0 && end == record.size;
-        plan.is_small_file = is_whole && end <= self.fixed.block_size.bytes();
+        plan.is_small_file = self.fixed.block_size.count(record.size) <= SMALL_FILE_BLOCKS;
         Ok(plan)
     }
 

@@ -53,7 +53,7 @@ pub use settings::SlateOptions;
 /// Where the database lies in its store.
 const PATH: &str = "meta";
 /// Equal to a sealed object's chunk, so that no block needs three of them.
-const BLOCK_SIZE: SstBlockSize = SstBlockSize::Block16Kib;
+const BLOCK_SIZE: SstBlockSize = SstBlockSize::Block64Kib;
 
 /// The writer of a volume's records, in the bucket.
 ///
