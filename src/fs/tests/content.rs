@@ -4,20 +4,7 @@ use proptest::prelude::*;
 
 use super::support::*;
 use crate::base::{Inode, MIB};
-use crate::fs::{Allocate, CopyRange, FileSystem, FsError, Seek, SetAttributes};
-
-fn resize(size: u64) -> SetAttributes {
-    SetAttributes {
-        caller: ROOT_CALLER,
-        permissions: None,
-        uid: None,
-        gid: None,
-        size: Some(size),
-        atime: None,
-        mtime: None,
-        ctime: None,
-    }
-}
+use crate::fs::{Allocate, CopyRange, FileSystem, FsError, Seek};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flushed_content_is_there_after_a_crash_and_the_rest_is_not() {

@@ -17,19 +17,6 @@ use crate::store::object_store::memory::InMemory;
 
 const ROOT: Inode = Inode::ROOT;
 
-fn resize(size: u64) -> SetAttributes {
-    SetAttributes {
-        caller: ROOT_CALLER,
-        permissions: None,
-        uid: None,
-        gid: None,
-        size: Some(size),
-        atime: None,
-        mtime: None,
-        ctime: None,
-    }
-}
-
 async fn faulty() -> (TestVolume, Faults) {
     let store = FaultyStore::new(InMemory::new());
     let faults = store.faults();

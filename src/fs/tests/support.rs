@@ -9,6 +9,7 @@ use crate::base::{BlockSize, Inode, KIB, MIB, SystemClock, VolumeId};
 use crate::crypto::{DataKey, DataKeys, SecretKey};
 use crate::data::{BlockReader, Compression, PackContext, ReaderConfig, Uploader};
 use crate::format::FileKind;
+use crate::fs::SetAttributes;
 use crate::fs::{
     Attributes, Caller, FileSystem, FsConfig, FsParts, Handle, NewNode, Records, WriteOrigin,
     format_volume,
@@ -77,6 +78,20 @@ impl TestVolume {
         })
         .await
         .unwrap()
+    }
+}
+
+/// A change of size alone.
+pub fn resize(size: u64) -> SetAttributes {
+    SetAttributes {
+        caller: ROOT_CALLER,
+        permissions: None,
+        uid: None,
+        gid: None,
+        size: Some(size),
+        atime: None,
+        mtime: None,
+        ctime: None,
     }
 }
 
