@@ -36,8 +36,10 @@ use_git() {
 }
 
 check_git() {
+    local changes
     run git -C "$mnt/clone" fsck --strict --full
-    [ -z "$(git -C "$mnt/clone" status --porcelain)" ] || fail "git: the clone is not clean"
+    changes=$(git -C "$mnt/clone" status --porcelain)
+    [ -z "$changes" ] || fail "git: the clone is not clean: $(head -n 5 <<<"$changes")"
 }
 
 use_rsync() {

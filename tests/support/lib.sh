@@ -80,6 +80,7 @@ show_logs() {
         printf -- '--- last lines of %s\n' "${file#"$work"/}" >&2
         tail -n 15 "$file" | cut -c 1-400 >&2
     done
+    printf -- '--- daemons that still run: %s\n' "$(daemon_pids "$work" | xargs)" >&2
 }
 
 # Ends the daemons of one machine, or of all below a directory, and waits until they are gone.
