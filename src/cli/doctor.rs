@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::exit::sentence;
 use super::init::runtime;
 use super::options::{ConfigArgs, Resolved};
 use super::{Exit, Failure};
@@ -17,7 +16,7 @@ use crate::keys::{self, KeySource};
 use crate::store::object_store::path::Path as ObjectPath;
 use crate::store::object_store::{Error, ObjectStore, ObjectStoreExt, PutPayload};
 use crate::store::probe::PROBE_DIR;
-use crate::store::{StoreUrl, explain};
+use crate::store::{StoreUrl, explain, sentence};
 use crate::volume::HEADER_NAME;
 
 /// Keys, each on a page of its own, need less than this.

@@ -75,41 +75,13 @@ impl Failure {
 
     /// Of `error`, with its causes.
     pub fn of(exit: Exit, error: &(dyn Error + 'static)) -> Self {
-        Self { exit, message: sentence(error) }
+        Self { exit, message: store::sentence(error) }
     }
 
     /// Says it on standard error.
     pub fn print(&self) {
         eprintln!("lidfs: {}", self.message);
     }
-}
-
-/// An error and those of its causes that it does not quote already, on one line.
-pub(super) fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        // The store says it in words for people; what lies around and below is for programmers.
-        let plain = store::find(error).map(ToString::to_string);
-        let told = plain.as_ref().unwrap_or(&said);
-        if !text.contains(told) {
-            text = if text.contains(&said) {
-                text.replace(&said, told)
-            } else {
-                format!("{text} ({told})")
-            };
-        }
-        if plain.is_some() {
-            break;
-        }
-        cause = error.source();
-    }
-    one_line(&text)
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl From<ConfigError> for Failure {
@@ -318,31 +290,5 @@ mod tests {
         assert_eq!(failure.exit, Exit::Unreachable);
         let whole = "lidfs.json: cannot be read: s3://b/p: access denied; check the credentials";
         assert_eq!(failure.message, whole);
-    }
-
-    #[test]
-    fn what_the_store_says_stands_without_the_words_of_the_metadata_engine() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("Unavailable error: object store error ({0})")]
-        struct Engine(#[source] std::sync::Arc<store::object_store::Error>);
-        let fault = store::StoreError::caused(
-            StoreFault::Denied,
-            "s3://b/p: access denied; check the credentials",
-            std::io::Error::other("sdk"),
-        );
-        let source = std::sync::Arc::new(fault.into_object_store("S3", "p/meta/manifest"));
-        let doing = "opening the volume";
-        let error = MetaError::Unavailable { doing, source: std::sync::Arc::new(Engine(source)) };
-        let whole = "metadata: opening the volume: the store is unavailable: try again when it is \
-                     back (s3://b/p: access denied; check the credentials)";
-        assert_eq!(sentence(&error), whole);
-    }
-
-    #[test]
-    fn causes_are_told_once_and_on_one_line() {
-        let inner = std::io::Error::other("first\nsecond");
-        let error = FuseError::Mount { path: "/m".into(), source: inner };
-        let text = sentence(&error);
-        assert!(text.ends_with("(first second)"), "{text}");
     }
 }

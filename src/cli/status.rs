@@ -82,6 +82,9 @@ fn render(status: &Status) -> String {
             age.unwrap_or_default()
         ),
     );
+    if write.lost_files > 0 {
+        line("lost", format!("{} files lost written bytes: see the log", write.lost_files));
+    }
     let requests = &store.requests;
     line(
         "requests",

@@ -160,16 +160,13 @@ async fn store_all(shared: &Shared, signals: &mut Signals) -> Result<(), DaemonE
 async fn store_with_patience(shared: &Shared) -> Result<(), DaemonError> {
     let started = Instant::now();
     let failed = |error: FsError| DaemonError::NotStored { reason: error.to_string() };
-    if !shared.read_only {
-        while let Err(error) = shared.fs.flush().await {
-            if error.kind() != ErrorKind::Retry || started.elapsed() > STORE_WAIT_MAX {
-                return Err(failed(error));
-            }
-            tracing::warn!(%error, "not stored yet, trying again; a second signal gives up");
-            tokio::time::sleep(RETRY_PAUSE).await;
+    while let Err(error) = shared.fs.close().await {
+        if error.kind() != ErrorKind::Retry || started.elapsed() > STORE_WAIT_MAX {
+            return Err(failed(error));
         }
+        tracing::warn!(%error, "not stored yet, trying again; a second signal gives up");
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
-    shared.fs.close().await.map_err(failed)?;
     if let Some(follower) = &shared.follower
         && let Err(error) = follower.close().await
     {

@@ -168,6 +168,7 @@ impl Shared {
                 dirty_bytes: fs.dirty_bytes,
                 uploading_bytes: fs.uploading_bytes,
                 oldest_change_ms: fs.oldest_change_ms,
+                lost_files: fs.lost_files,
             },
             store: StoreStatus {
                 requests: RequestCounts {

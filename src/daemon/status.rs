@@ -101,6 +101,9 @@ pub struct WriteStatus {
     pub uploading_bytes: u64,
     /// Age of the oldest change whose commit has not begun; `None` when there is none.
     pub oldest_change_ms: Option<u64>,
+    /// Files that lost bytes which the kernel had taken over from a program.
+    #[serde(default)]
+    pub lost_files: u64,
 }
 
 /// What was asked of the store.

@@ -234,14 +234,16 @@ impl FileSystem {
     /// Commits everything up to now. On `Ok` it is in the bucket.
     ///
     /// # Errors
-    /// [`FsError::Io`] when the deadline passes or a newer writer holds the volume.
+    /// [`FsError::Io`] when the deadline passes or a newer writer holds the volume, and as long
+    /// as a file that lost bytes (`lost.rs`) stands as it is.
     pub async fn flush(&self) -> Result<(), FsError> {
-        self.inner.within(self.inner.clone().flush_all()).await
+        self.inner.within(self.inner.clone().flush_all()).await?;
+        self.inner.check_nothing_lost()
     }
 }
 
 impl Inner {
-    /// As [`FileSystem::flush`], without a deadline.
+    /// As [`FileSystem::flush`], without a deadline, and whatever was lost.
     pub async fn flush_all(self: Arc<Self>) -> Result<(), FsError> {
         let mut progress = self.progress.subscribe();
         let Some(target) = self.want_commit()? else { return Ok(()) };

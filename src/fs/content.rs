@@ -250,6 +250,9 @@ impl Tx<'_> {
         if size < old {
             self.zero(inode, size, old, old);
         }
+        if size == 0 {
+            self.core().lost.forget(inode);
+        }
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use super::FsError;
 use super::cache::{Known, RecordCache};
 use super::group::Group;
 use super::loading::Loading;
+use super::lost::LostWrites;
 use super::neighbours::Neighbourhood;
 use super::opened::Opened;
 use crate::base::{BlockSize, CommitNumber, Inode, PackNumber, Timestamp};
@@ -103,6 +104,7 @@ pub(super) struct Core {
     pub neighbourhood: Neighbourhood,
     /// Inodes without a name, kept for those who have them open.
     pub orphans: HashSet<Inode>,
+    pub lost: LostWrites,
 }
 
 impl Core {

@@ -86,16 +86,23 @@ impl FsError {
 
     /// An I/O error with the text of `source` and its causes.
     pub fn io(source: &dyn std::error::Error, kind: ErrorKind) -> Self {
-        let mut message = source.to_string();
-        let mut cause = source.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            cause = error.source();
-        }
-        Self::Io { message, kind }
+        Self::Io { message: crate::store::sentence(source), kind }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{StoreError, StoreFault};
+
+    #[test]
+    fn what_the_store_says_ends_the_text() {
+        let sdk = std::io::Error::other("hyper: dispatch failure");
+        let fault = StoreError::caused(StoreFault::Unavailable, "s3://b: no answer", sdk);
+        let source = std::sync::Arc::new(fault.into_object_store("S3", "packs/ab"));
+        let error = crate::meta::MetaError::Unavailable { doing: "flushing", source };
+        let text = FsError::io(&error, error.kind()).to_string();
+        assert!(text.ends_with("(s3://b: no answer)"), "{text}");
+        assert!(!text.contains("hyper") && !text.contains("Generic"), "{text}");
     }
 }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::names::HASH_MIN;
+use super::system::SCAN_RECORDS;
 use super::{Attributes, FileSystem, FsError, ListedEntry, Outcome};
 use crate::base::Inode;
 use crate::format::{DirEntry, FileKind, InodeFlags, Key, KeyKind};
@@ -14,6 +15,9 @@ use crate::format::{DirEntry, FileKind, InodeFlags, Key, KeyKind};
 const OFFSET_DOT: u64 = 1;
 /// Offset after `..`.
 const OFFSET_DOT_DOT: u64 = 2;
+
+/// Fewer records are not asked for: there may be tombstones among them.
+const SCAN_RECORDS_MIN: usize = 32;
 
 /// Inodes of one listing are fetched by a range if that is no more than this many times too long.
 const SPREAD_MAX: u64 = 4;
@@ -56,7 +60,8 @@ impl FileSystem {
         let from = offset.saturating_add(1).max(HASH_MIN);
         let (mut start, end) = Key::range_under(KeyKind::Entry, inode, from);
         while entries.len() < limit {
-            let scanned = self.scan(&start, &end).await?;
+            let wanted = (limit - entries.len()).clamp(SCAN_RECORDS_MIN, SCAN_RECORDS);
+            let scanned = self.scan(&start, &end, wanted).await?;
             for (key, value) in &scanned.records {
                 if entries.len() == limit {
                     break;
@@ -131,7 +136,7 @@ impl FileSystem {
             }
             let (mut start, end) = Key::range_of_xattrs(inode);
             loop {
-                let scanned = fs.scan(&start, &end).await?;
+                let scanned = fs.scan(&start, &end, SCAN_RECORDS).await?;
                 let keys = scanned.records.iter().map(|(key, _)| key);
                 names.extend(keys.filter_map(|key| Key::xattr_name(key)).map(Box::from));
                 let Some(next) = scanned.next else { return Ok(names) };

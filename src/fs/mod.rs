@@ -22,6 +22,7 @@ mod error;
 mod group;
 mod listing;
 mod loading;
+mod lost;
 mod mount;
 mod names;
 mod neighbours;

@@ -11,9 +11,10 @@ use super::cache::RecordCache;
 use super::core::{Core, Fixed, Mode};
 use super::group::Group;
 use super::loading::Loading;
+use super::lost::LostWrites;
 use super::neighbours::Neighbourhood;
 use super::opened::Opened;
-use super::system::Inner;
+use super::system::{Inner, SCAN_RECORDS};
 use super::{FileSystem, FsError, FsParts, Records};
 use crate::base::{Clock, CommitNumber, ErrorKind, Inode, PackNumber};
 use crate::format::{Counters, FileKind, InodeFlags, InodeRecord, Key, KeyKind};
@@ -21,6 +22,10 @@ use crate::meta::{Batch, MetaRead, MetaStore};
 
 /// More inodes than one mount can make without a commit.
 const INODES_SKIPPED: u64 = 1 << 20;
+
+/// No volume comes to have had more inodes or commits: higher numbers are damage, and counting on
+/// from these never overflows.
+const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// Permission bits of a new volume's root directory.
 const ROOT_PERMISSIONS: u16 = 0o755;
@@ -85,7 +90,12 @@ pub async fn read_counters(meta: &dyn crate::meta::MetaRead) -> Result<Counters,
             .to_owned(),
         kind: ErrorKind::Corrupt,
     })?;
-    Counters::decode(&bytes).map_err(|error| FsError::io(&error, error.kind()))
+    let counters = Counters::decode(&bytes).map_err(|error| FsError::io(&error, error.kind()))?;
+    if counters.next_inode > NUMBER_MAX || counters.commit.0 > NUMBER_MAX {
+        let message = "metadata is damaged: the counters are past all bounds; run lidfs fsck";
+        return Err(FsError::Io { message: message.to_owned(), kind: ErrorKind::Corrupt });
+    }
+    Ok(counters)
 }
 
 impl FileSystem {
@@ -125,6 +135,7 @@ impl FileSystem {
             opened: Opened::default(),
             neighbourhood: Neighbourhood::default(),
             orphans: HashSet::new(),
+            lost: LostWrites::default(),
         };
         let inner = Arc::new(Inner::new(parts, core));
         let fs = Self { inner };
@@ -143,7 +154,7 @@ impl FileSystem {
     async fn find_inline_pages(&self) -> Result<(), FsError> {
         let (mut start, end) = Key::range_of(KeyKind::Inline);
         loop {
-            let scanned = self.scan(&start, &end).await?;
+            let scanned = self.scan(&start, &end, SCAN_RECORDS).await?;
             let pages =
                 scanned.records.iter().filter_map(|(key, _)| Key::from_bytes(key).inline_page());
             self.inner.lock().inline_pages.extend(pages);
@@ -155,19 +166,21 @@ impl FileSystem {
     /// Commits everything and closes the engine. No operation may follow.
     ///
     /// # Errors
-    /// [`FsError::Io`] if not everything is in the bucket; the call may be repeated.
+    /// [`FsError::Io`] if not everything is in the bucket; the call may be repeated. Where files
+    /// lost bytes (`lost.rs`), all that is not lost is in the bucket nevertheless.
     pub async fn close(&self) -> Result<(), FsError> {
         if self.inner.lock().mode == Mode::ReadWrite {
             self.reclaim_all().await;
         }
         self.make_read_only();
-        self.flush().await?;
+        self.inner.within(self.inner.clone().flush_all()).await?;
         self.inner.closing.send_replace(true);
         let closed = async {
             let Some(engine) = &self.inner.engine else { return Ok(()) };
             engine.close().await.map_err(|error| FsError::io(&error, error.kind()))
         };
-        self.inner.within(closed).await
+        self.inner.within(closed).await?;
+        self.inner.check_nothing_lost()
     }
 }
 

@@ -98,6 +98,17 @@ impl FileSystem {
         data: &[u8],
         origin: WriteOrigin,
     ) -> Outcome<u32> {
+        let written = self.try_write(inode, offset, data, origin);
+        self.keep_in_mind(inode, origin, written)
+    }
+
+    fn try_write(
+        &self,
+        inode: Inode,
+        offset: u64,
+        data: &[u8],
+        origin: WriteOrigin,
+    ) -> Outcome<u32> {
         // Without a copy where nothing has to be waited for.
         match self.inner.attempt(&mut |tx: &mut Tx<'_>| tx.write(inode, offset, data, origin)) {
             Ok(len) => Outcome::Ready(Ok(len)),
@@ -164,15 +175,19 @@ impl FileSystem {
         }
     }
 
-    /// On `Ok`, everything before the call is in the bucket: of this inode and of all others.
-    pub fn fsync(&self, _inode: Inode) -> Outcome<()> {
+    /// On `Ok`, everything before the call is in the bucket: of this inode and of all others, but
+    /// for files that lost bytes.
+    pub fn fsync(&self, inode: Inode) -> Outcome<()> {
         match self.inner.want_commit() {
-            Ok(None) => return Outcome::Ready(Ok(())),
+            Ok(None) => return Outcome::Ready(self.inner.check_not_lost(inode)),
             Err(error) => return Outcome::Ready(Err(error)),
             Ok(Some(_)) => {}
         }
         let inner = self.inner.clone();
-        Outcome::Pending(Box::pin(async move { inner.within(inner.clone().flush_all()).await }))
+        Outcome::Pending(Box::pin(async move {
+            inner.within(inner.clone().flush_all()).await?;
+            inner.check_not_lost(inode)
+        }))
     }
 
     /// Reserves, punches or zeroes a range.

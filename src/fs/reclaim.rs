@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::{Attempt, Tx};
-use super::system::Inner;
+use super::system::{Inner, SCAN_RECORDS};
 use super::{FileSystem, FsError, Handle};
 use crate::base::{BlockIndex, Inode};
 use crate::format::{FileKind, InodeFlags, Key, KeyKind};
@@ -78,7 +78,7 @@ impl FileSystem {
     pub(super) async fn reclaim_leftovers(&self) -> Result<(), FsError> {
         let (mut start, end) = Key::range_of(KeyKind::Orphan);
         loop {
-            let scanned = self.scan(&start, &end).await?;
+            let scanned = self.scan(&start, &end, SCAN_RECORDS).await?;
             for (key, _) in scanned.records {
                 if let Some(inode) = Key::number(&key, 0) {
                     self.inner.lock().orphans.insert(Inode(inode));
@@ -122,7 +122,7 @@ impl FileSystem {
         let mut keys = Vec::new();
         for (mut start, end) in rest {
             loop {
-                let scanned = self.scan(&start, &end).await?;
+                let scanned = self.scan(&start, &end, SCAN_RECORDS).await?;
                 keys.extend(scanned.records.into_iter().map(|(key, _)| Key::from_bytes(&key)));
                 let Some(next) = scanned.next else { break };
                 start = next;
@@ -157,6 +157,7 @@ impl Tx<'_> {
         if record.kind == FileKind::Regular && blocks > 0 {
             self.group().make_hole(inode, BlockIndex(0), BlockIndex(blocks));
         }
+        self.core().lost.forget(inode);
         Ok(())
     }
 }

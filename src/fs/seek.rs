@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 
 use super::content::Pages;
 use super::core::{Attempt, Core};
+use super::system::SCAN_RECORDS;
 use super::{FileSystem, FsError, Outcome, Seek};
 use crate::base::{BlockIndex, BlockSize, Inode};
 use crate::data::{BlockChange, FileEdits, Piece};
@@ -107,7 +108,7 @@ impl FileSystem {
             }
         }
         let (start, end) = Key::range_of_pages(inode, from, next);
-        let scanned = self.scan(&start, &end).await?;
+        let scanned = self.scan(&start, &end, SCAN_RECORDS).await?;
         let page = |key: &[u8]| Key::number(key, 1);
         if let Some(bound) = scanned.next.as_deref().and_then(page) {
             // Many pages lie before the bound; that it is not the first one keeps the search going.

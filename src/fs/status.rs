@@ -52,6 +52,8 @@ pub struct FsStatus {
     pub uploading_bytes: u64,
     /// Age of the oldest change that no commit has begun with, in milliseconds.
     pub oldest_change_ms: Option<u64>,
+    /// Files that lost bytes which the kernel had taken over from a program.
+    pub lost_files: u64,
     /// Number of the last group in the bucket.
     pub last_commit: u64,
     /// How long ago this mount last committed, in milliseconds.
@@ -116,6 +118,7 @@ impl FileSystem {
             dirty_bytes: core.dirty_bytes(),
             uploading_bytes,
             oldest_change_ms: core.open.began.map(|began| ms(began.elapsed())),
+            lost_files: core.lost_files().count() as u64,
             last_commit: core.committed.0,
             last_commit_age_ms,
             inodes: core.counters.inodes,
@@ -131,7 +134,7 @@ impl FileSystem {
     /// Sizes for `statfs`.
     pub fn statfs(&self) -> Outcome<Usage> {
         let core = self.inner.lock();
-        let bytes_used = core.counters.bytes + core.dirty_bytes();
+        let bytes_used = core.counters.bytes.saturating_add(core.dirty_bytes());
         Outcome::Ready(Ok(Usage {
             block_bytes: core.fixed.block_size.bytes() as u32,
             bytes_total: CAPACITY_BYTES.max(bytes_used),

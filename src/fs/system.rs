@@ -29,8 +29,8 @@ use crate::data::{BlockReader, PackContext, Uploader};
 use crate::format::Key;
 use crate::meta::{MetaRead, MetaStore, Record};
 
-/// Records that one scan of the engine asks for.
-const SCAN_RECORDS: usize = 1024;
+/// Most records that one scan of the engine asks for.
+pub(super) const SCAN_RECORDS: usize = 1024;
 
 /// Where records are.
 pub enum Records {
@@ -227,14 +227,14 @@ impl Inner {
             };
             wanted.iter().map(guard).collect()
         };
-        let (mut start, end) = (Key::inode(first), Key::inode(Inode(last.0.saturating_add(1))));
+        let (mut start, end) =
+            (Key::inode(first).as_bytes().to_vec(), after(Key::inode(last).as_bytes()));
         let mut found = std::collections::HashMap::new();
         loop {
-            let records = self.meta.scan(start.as_bytes(), end.as_bytes(), SCAN_RECORDS).await;
+            let records = self.meta.scan(&start, &end, SCAN_RECORDS).await;
             let records = records.map_err(|error| FsError::io(&error, error.kind()))?;
             let last = records.last().filter(|_| records.len() == SCAN_RECORDS);
-            let next =
-                last.and_then(|(key, _)| Key::number(key, 0)).map(|n| Key::inode(Inode(n + 1)));
+            let next = last.map(|(key, _)| after(key));
             found.extend(records);
             let Some(next) = next else { break };
             start = next;
@@ -278,6 +278,11 @@ impl Inner {
             }
         }
     }
+}
+
+/// The lowest key above `key`.
+fn after(key: &(impl AsRef<[u8]> + ?Sized)) -> Vec<u8> {
+    [key.as_ref(), &[0]].concat()
 }
 
 /// Ends a load whether or not it succeeds.
@@ -344,11 +349,17 @@ impl FileSystem {
         }
     }
 
-    /// Records of `start..end` as the volume now stands, at least one page of them.
+    /// Records of `start..end` as the volume now stands: the first ones, `limit` of each layer at most.
     ///
+    /// There may be fewer, even none, before the end of the range, where many were deleted.
     /// What memory holds is taken first: a commit in between then moves records
     /// to where the scan of the engine, which comes later, finds them.
-    pub(super) async fn scan(&self, start: &[u8], end: &[u8]) -> Result<Scanned, FsError> {
+    pub(super) async fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+    ) -> Result<Scanned, FsError> {
         let mut changes = std::collections::BTreeMap::new();
         let mut bound: Option<Vec<u8>> = None;
         {
@@ -357,7 +368,7 @@ impl FileSystem {
             for group in groups.into_iter().rev() {
                 let range = group.range(start, end);
                 for (index, (key, value)) in range.enumerate() {
-                    if index == SCAN_RECORDS {
+                    if index == limit {
                         let cut = key.as_bytes().to_vec();
                         bound = Some(bound.map_or(cut.clone(), |bound| bound.min(cut)));
                         break;
@@ -367,13 +378,12 @@ impl FileSystem {
             }
         }
         let scan_end = bound.as_deref().unwrap_or(end);
-        let stored = self.inner.meta.scan(start, scan_end, SCAN_RECORDS).await;
+        let stored = self.inner.meta.scan(start, scan_end, limit).await;
         let stored = stored.map_err(|error| FsError::io(&error, error.kind()))?;
-        if stored.len() == SCAN_RECORDS
+        if stored.len() == limit
             && let Some((last, _)) = stored.last()
         {
-            let mut after = last.to_vec();
-            after.push(0);
+            let after = after(last);
             bound = Some(bound.map_or(after.clone(), |bound| bound.min(after)));
         }
         let mut merged: std::collections::BTreeMap<_, _> =

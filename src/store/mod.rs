@@ -27,6 +27,7 @@ mod open;
 pub mod probe;
 pub mod s3;
 pub mod sealed;
+mod sentence;
 mod url;
 
 pub use config::StoreConfig;
@@ -38,5 +39,6 @@ pub use open::{OpenError, open};
 pub use probe::{ProbeError, ProbeReport, probe};
 pub use s3::{S3Config, S3Store};
 pub use sealed::SealedStore;
+pub use sentence::sentence;
 pub use slatedb::object_store;
 pub use url::{StoreUrl, UrlError};

@@ -199,7 +199,7 @@ async fn accounts_match(fs: &FileSystem, files: &[Inode]) {
     for inode in files {
         let (start, end) = Key::range_under(KeyKind::Page, *inode, 0);
         let mut allocated = 0;
-        for (_, value) in fs.scan(&start, &end).await.unwrap().records {
+        for (_, value) in fs.scan(&start, &end, 100).await.unwrap().records {
             let page = Page::decode(&value).unwrap();
             for fragment in page.blocks().flat_map(|(_, fragments)| fragments) {
                 allocated += u64::from(fragment.len);
@@ -213,7 +213,7 @@ async fn accounts_match(fs: &FileSystem, files: &[Inode]) {
     }
     assert_eq!(fs.status().bytes, total);
     let (start, end) = Key::range_of(KeyKind::Pack);
-    let packs = fs.scan(&start, &end).await.unwrap().records;
+    let packs = fs.scan(&start, &end, 100).await.unwrap().records;
     let recorded = packs.iter().map(|(key, value)| {
         (Key::number(key, 0).unwrap(), PackRecord::decode(value).unwrap().live)
     });

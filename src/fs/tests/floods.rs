@@ -9,6 +9,7 @@ use futures::StreamExt;
 use super::support::*;
 use crate::base::{Inode, KIB, MIB, PackNumber};
 use crate::format::*;
+use crate::fs::system::SCAN_RECORDS;
 use crate::fs::*;
 use crate::store::FaultyStore;
 use crate::store::faulty::{Fault, Faults, Op, Rule};
@@ -360,5 +361,5 @@ async fn deleting_a_large_file_fits_one_batch() {
     fs.flush().await.unwrap();
     assert_eq!(fs.getattr(file).wait().await.unwrap().record.allocated, 0);
     let (start, end) = Key::range_under(KeyKind::Page, file, 0);
-    assert!(fs.scan(&start, &end).await.unwrap().records.is_empty());
+    assert!(fs.scan(&start, &end, SCAN_RECORDS).await.unwrap().records.is_empty());
 }

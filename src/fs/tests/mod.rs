@@ -2,6 +2,7 @@
 
 mod content;
 mod floods;
+mod lost;
 mod names;
 mod robust;
 mod seek;

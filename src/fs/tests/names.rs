@@ -138,7 +138,7 @@ async fn names_with_the_same_hash_live_side_by_side() {
     let fs = volume.mount().await;
     let (first, _) = create(&fs, ROOT, "first").await;
     let (start, end) = Key::range_under(crate::format::KeyKind::Entry, ROOT, 0);
-    let key = fs.scan(&start, &end).await.unwrap().records[0].0.clone();
+    let key = fs.scan(&start, &end, 100).await.unwrap().records[0].0.clone();
     let place = Key::number(&key, 1).unwrap();
     // Another name takes the place where "first" belongs, as if it had its hash.
     let stranger = DirEntry {

@@ -1,9 +1,11 @@
 //! Bounds and damage: settings at their limits, records that make no sense.
 
 use super::support::*;
-use crate::base::{ErrorKind, Inode, KIB, MIB};
-use crate::format::{DirEntry, Key};
+use crate::base::{CommitNumber, ErrorKind, Inode, KIB, MIB};
+use crate::format::{Counters, DirEntry, Key, KeyKind};
+use crate::fs::system::SCAN_RECORDS;
 use crate::fs::{FileSystem, FsConfig, RenameMode};
+use crate::meta::{Batch, MetaStore};
 
 const ROOT: Inode = Inode::ROOT;
 
@@ -91,8 +93,9 @@ async fn damaged_counts_of_links_stay_within_their_type() {
     let nlink = async |inode| fs.getattr(inode).wait().await.unwrap().record.nlink;
     assert_eq!((nlink(few).await, nlink(many).await), (0, u32::MAX));
 }
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scratch_nested() {
+async fn blocks_cut_in_pieces_many_times_over_fit_their_packs() {
     let mut volume = TestVolume::new().await;
     volume.config.pack_bytes = 64 * MIB;
     volume.config.dirty_bytes_max = 256 * MIB;
@@ -113,4 +116,61 @@ async fn scratch_nested() {
         write(&fs, big, edge + 5, &vec![2; (MIB - 2 * edge - 10) as usize]).await;
     }
     fs.flush().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_brings_what_was_asked_for_and_goes_on_where_it_ended() {
+    let volume = TestVolume::new().await;
+    let fs = volume.mount().await;
+    for index in 0..60 {
+        create(&fs, ROOT, &format!("n{index}")).await;
+        if index == 40 {
+            fs.flush().await.unwrap();
+        }
+    }
+    let (mut start, end) = Key::range_under(KeyKind::Entry, ROOT, 0);
+    let mut found = 0;
+    loop {
+        let scanned = fs.scan(&start, &end, 10).await.unwrap();
+        assert!(scanned.records.len() <= 20, "ten of what is stored and ten of what is not");
+        found += scanned.records.len();
+        let Some(next) = scanned.next else { break };
+        start = next;
+    }
+    assert_eq!(found, 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_highest_inode_number_ends_the_loading_of_a_range() {
+    let volume = TestVolume::new().await;
+    let fs = volume.mount().await;
+    for number in (0..2 * SCAN_RECORDS as u64).map(|back| u64::MAX - back) {
+        let put = fs.run(move |tx| {
+            let record = tx.inode(ROOT)?;
+            tx.set_inode(Inode(number), &record);
+            Ok(())
+        });
+        put.wait().await.unwrap();
+    }
+    fs.close().await.unwrap();
+    let fs = volume.mount().await;
+    let wanted = [Key::inode(Inode(u64::MAX))];
+    let first = Inode(u64::MAX - SCAN_RECORDS as u64 + 1);
+    fs.inner.load_range(&wanted, first, Inode(u64::MAX)).await.unwrap();
+    assert!(fs.inner.lock().record(&wanted[0]).is_some_and(|known| known.is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counters_past_all_bounds_are_damage() {
+    let volume = TestVolume::new().await;
+    let engine = volume.meta.open();
+    let sound = crate::fs::read_counters(&engine).await.unwrap();
+    for (commit, next_inode) in [(CommitNumber(u64::MAX), 2), (CommitNumber(1), u64::MAX)] {
+        let mut batch = Batch::new();
+        let damaged = Counters { commit, next_inode, ..sound };
+        batch.put(Key::counters().as_bytes().to_vec(), damaged.encode());
+        engine.apply(batch).await.unwrap();
+        let error = crate::fs::read_counters(&engine).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
 }
