@@ -4,19 +4,22 @@
 //! changes; installed under it, so that readers see content either in the
 //! group's edits or in its pages.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 
 use super::FsError;
+use super::commit::CommitError;
 use super::core::Core;
 use super::group::Group;
 use super::system::Inner;
 use super::tidy::FRAGMENTS_MAX;
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
 use crate::data::{BlockChange, Extents, FileEdits};
-use crate::format::{Fragment, InodeRecord, Key, PAGE_BLOCKS, PackRecord, Page, page_of};
+use crate::format::{
+    FormatError, Fragment, InodeRecord, Key, PAGE_BLOCKS, PackRecord, Page, page_of,
+};
+use crate::meta::MetaError;
 
 /// A hole over fewer pages than this is looked through page by page, a longer one by a scan.
 const HOLE_PAGES_DIRECT: u64 = 4;
@@ -34,25 +37,28 @@ pub(super) struct BlockMaps {
     inodes: HashMap<Inode, InodeRecord>,
     /// Blocks in more fragments than is good for reading.
     crowded: Vec<(Inode, BlockIndex)>,
+    /// Files that lose written bytes, because a page that they belong to is damaged.
+    damaged: Vec<Inode>,
 }
 
 impl Inner {
-    /// A page as of the last commit.
-    pub async fn committed_page(&self, inode: Inode, page: u64) -> Result<Page, FsError> {
-        match self.committed_record(&Key::page(inode, page)).await? {
-            Some(bytes) => Page::decode(&bytes).map_err(|error| FsError::io(&error, error.kind())),
-            None => Ok(Page::default()),
-        }
+    /// A page as of the last commit; `None` if it is damaged.
+    pub async fn committed_page(
+        &self,
+        inode: Inode,
+        page: u64,
+    ) -> Result<Option<Page>, CommitError> {
+        let bytes = self.committed_record(&Key::page(inode, page)).await?;
+        Ok(bytes.map_or_else(|| Some(Page::default()), |bytes| decoded(inode, page, &bytes)))
     }
 
     /// A record as of the last commit, whatever the groups say. For the committer:
     /// only it changes what is committed, so what it loads may be remembered.
-    async fn committed_record(&self, key: &Key) -> Result<Option<Bytes>, FsError> {
+    async fn committed_record(&self, key: &Key) -> Result<Option<Bytes>, MetaError> {
         if let Some(known) = self.lock().cache.get(key) {
             return Ok(known);
         }
-        let value = self.meta.get(key.as_bytes()).await;
-        let value = value.map_err(|error| FsError::io(&error, error.kind()))?;
+        let value = self.meta.get(key.as_bytes()).await?;
         self.lock().cache.insert(key.clone(), value.clone());
         Ok(value)
     }
@@ -60,7 +66,7 @@ impl Inner {
 
 impl BlockMaps {
     /// Computes the new block maps of the committing group, all of whose bytes have places.
-    pub async fn build(inner: &Inner, number: CommitNumber) -> Result<Self, FsError> {
+    pub async fn build(inner: &Inner, number: CommitNumber) -> Result<Self, CommitError> {
         let group = inner.lock().committing.clone();
         let Some(group) = group.filter(|group| group.number == number) else {
             return Ok(Self::default());
@@ -68,26 +74,79 @@ impl BlockMaps {
         let mut maps = Self::default();
         let mut packs: HashMap<PackNumber, i64> = HashMap::new();
         for (inode, edits) in &group.files {
-            for (page, old) in touched_pages(inner, *inode, edits).await? {
-                maps.map_page(*inode, page, &old, edits, &mut packs)?;
-            }
+            maps.map_file(inner, *inode, edits, &mut packs).await?;
         }
         maps.count_packs(inner, &group, packs).await?;
         maps.load_inodes(inner, &group).await?;
         Ok(maps)
     }
 
+    /// The pages that a file's edits change: those of edited blocks, and those that exist under
+    /// holes. One after the other: the pages of a large file are many.
+    async fn map_file(
+        &mut self,
+        inner: &Inner,
+        inode: Inode,
+        edits: &FileEdits,
+        packs: &mut HashMap<PackNumber, i64>,
+    ) -> Result<(), CommitError> {
+        let mut done = BTreeSet::new();
+        let mut known = BTreeSet::new();
+        for (from, to) in edits.holes() {
+            let (first, last) = (page_of(from).0, page_of(BlockIndex(to.0 - 1)).0);
+            if last - first < HOLE_PAGES_DIRECT {
+                known.extend(first..=last);
+                continue;
+            }
+            let (mut start, end) = Key::range_of_pages(inode, first, last + 1);
+            loop {
+                let found = inner.meta.scan(&start, &end, SCAN_PAGES).await?;
+                for (key, value) in &found {
+                    let page = Key::number(key, 1).unwrap_or_default();
+                    if done.insert(page) {
+                        let old = decoded(inode, page, value);
+                        self.map_page(inode, page, old.as_ref(), edits, packs)?;
+                    }
+                }
+                match found.last() {
+                    Some((key, _)) if found.len() == SCAN_PAGES => {
+                        start = key.to_vec();
+                        start.push(0);
+                    }
+                    _ => break,
+                }
+            }
+        }
+        known.extend(edits.blocks().map(|(block, _)| page_of(block).0));
+        for page in known.difference(&done) {
+            let old = inner.committed_page(inode, *page).await?;
+            self.map_page(inode, *page, old.as_ref(), edits, packs)?;
+        }
+        Ok(())
+    }
+
     fn map_page(
         &mut self,
         inode: Inode,
         number: u64,
-        old: &Page,
+        old: Option<&Page>,
         edits: &FileEdits,
         packs: &mut HashMap<PackNumber, i64>,
     ) -> Result<(), FsError> {
+        let block_at = |slot: u8| BlockIndex(number * PAGE_BLOCKS + u64::from(slot));
+        let Some(old) = old else {
+            // What a damaged page said of other blocks must not become zeros: it stays.
+            let slots = 0..PAGE_BLOCKS as u8;
+            if slots.map(block_at).all(|b| matches!(edits.change(b), BlockChange::Hole)) {
+                self.records.insert(Key::page(inode, number), None);
+            } else {
+                self.damaged.push(inode);
+            }
+            return Ok(());
+        };
         let mut new = old.clone();
         for slot in 0..PAGE_BLOCKS as u8 {
-            let block = BlockIndex(number * PAGE_BLOCKS + u64::from(slot));
+            let block = block_at(slot);
             let before = old.get(slot);
             let after = match edits.change(block) {
                 BlockChange::Same => continue,
@@ -125,7 +184,7 @@ impl BlockMaps {
         inner: &Inner,
         group: &Group,
         packs: HashMap<PackNumber, i64>,
-    ) -> Result<(), FsError> {
+    ) -> Result<(), CommitError> {
         // A pack of this group may have lost all its bytes before the group closed.
         let new = group.records.keys().filter_map(Key::pack_number);
         let all: BTreeSet<_> = packs.keys().copied().chain(new).collect();
@@ -137,13 +196,11 @@ impl BlockMaps {
                 None if delta == 0 => continue,
                 None => inner.committed_record(&key).await?,
             };
-            let Some(bytes) = bytes else {
+            let Some(mut record) = bytes.and_then(|bytes| PackRecord::decode(&bytes).ok()) else {
                 // Damage, to be found by a check; it must not keep everything else from commits.
                 tracing::error!("metadata is damaged: no record of pack {pack}; run lidfs fsck");
                 continue;
             };
-            let mut record =
-                PackRecord::decode(&bytes).map_err(|error| FsError::io(&error, error.kind()))?;
             record.live = record.live.saturating_add_signed(delta);
             if record.live == 0 {
                 self.records.insert(key, None);
@@ -156,15 +213,15 @@ impl BlockMaps {
         Ok(())
     }
 
-    async fn load_inodes(&mut self, inner: &Inner, group: &Group) -> Result<(), FsError> {
+    async fn load_inodes(&mut self, inner: &Inner, group: &Group) -> Result<(), CommitError> {
         for (inode, delta) in &self.allocated {
             let key = Key::inode(*inode);
             if *delta == 0 || group.records.contains_key(&key) {
                 continue;
             }
-            if let Some(bytes) = inner.committed_record(&key).await? {
-                let record = InodeRecord::decode(&bytes);
-                let record = record.map_err(|error| FsError::io(&error, error.kind()))?;
+            let bytes = inner.committed_record(&key).await?;
+            // A damaged one stays as it is: whoever uses it meets the error.
+            if let Some(record) = bytes.and_then(|bytes| InodeRecord::decode(&bytes).ok()) {
                 self.inodes.insert(*inode, record);
             }
         }
@@ -177,6 +234,7 @@ impl BlockMaps {
     pub fn install(self, core: &mut Core, number: CommitNumber) -> Vec<(Inode, BlockIndex)> {
         let total: i64 = self.allocated.values().sum();
         core.counters.bytes = core.counters.bytes.saturating_add_signed(total);
+        self.damaged.iter().for_each(|inode| core.lost.add(*inode));
         for (inode, delta) in &self.allocated {
             allocate(&mut core.open, *inode, *delta);
         }
@@ -205,47 +263,12 @@ fn allocate(group: &mut Group, inode: Inode, delta: i64) {
     }
 }
 
-/// The pages that a file's edits change, as they are: those of edited blocks, and those that
-/// exist under holes.
-async fn touched_pages(
-    inner: &Inner,
-    inode: Inode,
-    edits: &FileEdits,
-) -> Result<BTreeMap<u64, Page>, FsError> {
-    let mut pages = BTreeMap::new();
-    for (from, to) in edits.holes() {
-        let (first, last) = (page_of(from).0, page_of(BlockIndex(to.0 - 1)).0);
-        if last - first < HOLE_PAGES_DIRECT {
-            for page in first..=last {
-                pages.insert(page, inner.committed_page(inode, page).await?);
-            }
-            continue;
-        }
-        let (mut start, end) = Key::range_of_pages(inode, first, last + 1);
-        loop {
-            let found = inner.meta.scan(&start, &end, SCAN_PAGES).await;
-            let found = found.map_err(|error| FsError::io(&error, error.kind()))?;
-            for (key, value) in &found {
-                let page =
-                    Page::decode(value).map_err(|error| FsError::io(&error, error.kind()))?;
-                pages.insert(Key::number(key, 1).unwrap_or_default(), page);
-            }
-            match found.last() {
-                Some((key, _)) if found.len() == SCAN_PAGES => {
-                    start = key.to_vec();
-                    start.push(0);
-                }
-                _ => break,
-            }
-        }
-    }
-    for (block, _) in edits.blocks() {
-        let page = page_of(block).0;
-        if let Entry::Vacant(entry) = pages.entry(page) {
-            entry.insert(inner.committed_page(inode, page).await?);
-        }
-    }
-    Ok(pages)
+/// A page of a block map; `None` if it is damaged.
+fn decoded(inode: Inode, page: u64, bytes: &Bytes) -> Option<Page> {
+    let damaged = |error: &FormatError| {
+        tracing::error!("inode {inode}: page {page} of its block map is damaged: {error}");
+    };
+    Page::decode(bytes).inspect_err(damaged).ok()
 }
 
 fn visible(fragments: &[Fragment]) -> i64 {

@@ -7,9 +7,10 @@
 //!
 //! Invariants: one group commits at a time, in order; its packs are in the
 //! bucket before its batch is applied; nobody is told of a commit before the
-//! flush. A step that fails is tried again until it succeeds or a newer writer
-//! holds the volume: what was accepted is kept in memory, and those who wait
-//! give up by their own deadlines.
+//! flush. A step that fails is tried again until it succeeds, or never can: a newer
+//! writer holds the volume, the engine has stopped or refuses the batch. What was accepted
+//! is kept in memory, and those who wait give up by their own deadlines.
+//! Damaged records of one file do not keep the rest from being committed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,7 @@ impl Inner {
         Some(Closed { number, counters: core.counters })
     }
 
-    /// Commits a closed group, however long it takes; gives up only when fenced.
+    /// Commits a closed group, however long it takes; gives up only when it never can be.
     async fn commit(&self, closed: Closed) {
         let mut pause = PAUSE_MIN;
         loop {
@@ -211,19 +212,18 @@ pub(super) enum CommitError {
 }
 
 impl From<FsError> for CommitError {
+    /// Only the engine knows of a newer writer or of its own end: whatever the store says of a
+    /// pack may pass.
     fn from(error: FsError) -> Self {
-        // Only the engine speaks of conflicts here: it was fenced.
-        if error.kind() == ErrorKind::Conflict {
-            Self::Final(fenced())
-        } else {
-            Self::Failed(error)
-        }
+        Self::Failed(error)
     }
 }
 
 impl From<MetaError> for CommitError {
     fn from(error: MetaError) -> Self {
-        let (is_final, kind) = (error.is_final(), error.kind());
+        // What the engine refuses as it is, it refuses for ever.
+        let is_final = error.is_final() || matches!(error, MetaError::Invalid(_));
+        let kind = error.kind();
         let message =
             if kind == ErrorKind::Conflict { fenced() } else { FsError::io(&error, kind) };
         if is_final { Self::Final(message) } else { Self::Failed(message) }

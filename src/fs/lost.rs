@@ -6,6 +6,7 @@
 //! the next fsync or close. So it is kept here: fsync of such a file and flushes
 //! of the volume fail from then on, until the file is truncated to nothing, to
 //! be written anew, or removed, or the mount ends. Ending the mount tells it once more.
+//! A commit that meets a damaged page of a file's block map marks the file likewise.
 
 use std::collections::HashSet;
 
@@ -84,8 +85,8 @@ impl FileSystem {
 
 fn lost(inode: Inode) -> FsError {
     let message = format!(
-        "inode {inode}: bytes written to it could not be stored in time and are lost: write it \
-         anew from length 0, or remove it (find -inum {inode})"
+        "inode {inode}: bytes written to it could not be stored and are lost: write it anew \
+         from length 0, or remove it (find -inum {inode})"
     );
     FsError::Io { message, kind: ErrorKind::Full }
 }

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 
 use super::FsError;
-use super::core::Core;
+use super::commit::CommitError;
+use super::core::{Core, Mode};
 use super::group::Group;
 use super::system::Inner;
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
@@ -36,7 +37,15 @@ const INLINE_PAGES_MOVED: usize = 64;
 /// Packs on their way at once: each is in memory twice, as written and as sealed.
 pub(super) const PACKS_IN_FLIGHT_MAX: usize = 4;
 
-/// Pause after a pack could not be stored.
+/// Pauses before a pack is sent again, shortest and longest.
+const RESEND_PAUSE_MIN: Duration = Duration::from_millis(200);
+const RESEND_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A pack is sent this often, the same bytes each time, before its content is sealed anew under
+/// another number: each number given up costs a record.
+const SENDS_MAX: u32 = 8;
+
+/// Pause after a pack was given up.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Claimed bytes and whose they are.
@@ -65,7 +74,6 @@ impl Inner {
                 self.supervise(async move {
                     if let Err(error) = inner.pack(number, claims).await {
                         inner.failed(&error);
-                        tokio::time::sleep(PAUSE).await;
                     }
                     inner.pack_wanted.notify_one();
                 });
@@ -89,7 +97,7 @@ impl Inner {
     }
 
     /// Brings all written bytes of a closed group into the bucket or its block maps.
-    pub async fn settle(&self, number: CommitNumber) -> Result<(), FsError> {
+    pub async fn settle(&self, number: CommitNumber) -> Result<(), CommitError> {
         if self.inline(number).await? {
             return Ok(());
         }
@@ -101,7 +109,7 @@ impl Inner {
             }
             let packed =
                 join_all(batches.into_iter().map(|claims| self.pack(number, claims))).await;
-            packed.into_iter().collect::<Result<(), _>>()?;
+            packed.into_iter().collect::<Result<(), FsError>>()?;
         }
     }
 
@@ -126,6 +134,10 @@ impl Inner {
             Some(pack) => self.build_and_store(number, pack, &claims).await,
             None => Err(no_pack_number()),
         };
+        if result.is_err() {
+            // Before the bytes are free again: whoever waits for room asks for packs all the time.
+            tokio::time::sleep(PAUSE).await;
+        }
         for (claimed, place) in claims.iter().zip(result.iter().flat_map(|pack| &pack.places)) {
             if let Some((chunk, _)) = ChunkRef::from_place(place) {
                 self.reader.insert(chunk, claimed.claim.content());
@@ -170,13 +182,28 @@ impl Inner {
         let built = tokio::task::spawn_blocking(move || packs.build(pack, number, chunks)).await;
         let built = built.map_err(|error| FsError::io(&error, ErrorKind::Bug))?;
         let built = built.map_err(|error| io(&error))?;
-        self.uploader.put(&built).await.map_err(|error| io(&error))?;
+        self.send(&built).await?;
         self.reader.keep_sealed(&built);
         Ok(built)
     }
 
+    /// Stores a pack, sending it again for some time if the store does not take it.
+    async fn send(&self, pack: &BuiltPack) -> Result<(), FsError> {
+        let mut pause = RESEND_PAUSE_MIN;
+        for _ in 1..SENDS_MAX {
+            let Err(error) = self.uploader.put(pack).await else { return Ok(()) };
+            if self.lock().mode == Mode::Ended {
+                return Err(io(&error));
+            }
+            self.failed(&io(&error));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RESEND_PAUSE_MAX);
+        }
+        self.uploader.put(pack).await.map_err(|error| io(&error))
+    }
+
     /// Keeps a small group's bytes in its block maps; whether it did.
-    async fn inline(&self, number: CommitNumber) -> Result<bool, FsError> {
+    async fn inline(&self, number: CommitNumber) -> Result<bool, CommitError> {
         let small = {
             let mut core = self.lock();
             let crowded = core.inline_pages.len() > INLINE_PAGES_MAX;
@@ -197,7 +224,7 @@ impl Inner {
     }
 
     /// Whether no page would hold too many inline bytes.
-    async fn pages_have_room(&self, number: CommitNumber) -> Result<bool, FsError> {
+    async fn pages_have_room(&self, number: CommitNumber) -> Result<bool, CommitError> {
         let mut sums: HashMap<(Inode, u64), u64> = HashMap::new();
         {
             let mut core = self.lock();
@@ -209,7 +236,8 @@ impl Inner {
             }
         }
         for ((inode, page), bytes) in sums {
-            let stored = self.committed_page(inode, page).await?.inline_bytes();
+            let stored = self.committed_page(inode, page).await?;
+            let stored = stored.map_or(0, |page| page.inline_bytes());
             if bytes > 0 && stored + bytes > INLINE_PAGE_BYTES_MAX {
                 return Ok(false);
             }
@@ -218,7 +246,7 @@ impl Inner {
     }
 
     /// Takes inline bytes of earlier groups along into this group's packs.
-    async fn unpack_inline(&self, number: CommitNumber) -> Result<(), FsError> {
+    async fn unpack_inline(&self, number: CommitNumber) -> Result<(), CommitError> {
         let pages: Vec<_> = {
             let core = self.lock();
             core.inline_pages.iter().take(INLINE_PAGES_MOVED).copied().collect()
@@ -226,6 +254,10 @@ impl Inner {
         for (inode, page_number) in pages {
             let page = self.committed_page(inode, page_number).await?;
             let mut core = self.lock();
+            let Some(page) = page else {
+                core.inline_pages.remove(&(inode, page_number));
+                continue;
+            };
             let block_bytes = core.fixed.block_size.bytes() as u32;
             let Some(group) = core.group_mut(number) else { return Ok(()) };
             for (slot, fragments) in page.blocks() {

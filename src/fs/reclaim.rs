@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Attempt, Tx};
+use super::core::{Attempt, Mode, Tx};
 use super::system::{Inner, SCAN_RECORDS};
 use super::{FileSystem, FsError, Handle};
-use crate::base::{BlockIndex, Inode};
+use crate::base::{BlockIndex, ErrorKind, Inode};
 use crate::format::{FileKind, InodeFlags, Key, KeyKind};
 
 /// Pause after an orphan could not be given back.
@@ -65,8 +65,12 @@ impl Inner {
             while let Some(inode) = self.next_waiting() {
                 if let Err(error) = fs.reclaim(inode).await {
                     tracing::warn!("inode {inode} not given back yet: {error}");
+                    if self.lock().mode != Mode::ReadWrite {
+                        return;
+                    }
                     tokio::time::sleep(PAUSE).await;
-                    self.waiting().push(inode);
+                    // The others first: this one may never be.
+                    self.waiting().insert(0, inode);
                 }
             }
         }
@@ -100,6 +104,10 @@ impl FileSystem {
             self.inner.lock().opened.forget_all(inode);
             if let Err(error) = self.reclaim(inode).await {
                 tracing::warn!("inode {inode} not given back, left for the next mount: {error}");
+                if error.kind() == ErrorKind::Retry {
+                    // Each of the others would wait as long for a store that does not answer.
+                    return;
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ mod content;
 mod floods;
 mod lost;
 mod names;
+mod outage;
 mod robust;
 mod seek;
 mod support;
