@@ -6,10 +6,13 @@
 //! the small files around it is fetched, in a few long requests. Whoever goes on
 //! reading there gets more each time.
 
+use std::collections::{HashMap, HashSet};
+
 use bytes::Bytes;
 
 use super::FileSystem;
-use crate::base::Inode;
+use super::core::Attempt;
+use crate::base::{Inode, PackNumber};
 use crate::data::{ChunkRef, PackSeal};
 use crate::format::{Key, Page};
 
@@ -68,13 +71,15 @@ impl FileSystem {
             let end = Key::page(Inode(to.0.saturating_add(1)), 0).as_bytes().to_vec();
             if let Ok(records) = fs.inner.meta.scan(&start, &end, PAGES_MAX).await {
                 let places: Vec<_> = records.iter().flat_map(|(_, page)| small(page)).collect();
+                let packs: HashSet<_> = places.iter().map(|chunk| chunk.pack).collect();
+                // Places are many, packs are few: only these are looked up under the lock.
                 let seals = fs.run(move |tx| {
-                    let seal = |chunk: ChunkRef| Ok((chunk, tx.core().pack_seal(chunk.pack)?));
-                    places.iter().copied().map(seal).collect()
+                    let seal = |pack: &PackNumber| Ok((*pack, tx.core().pack_seal(*pack)?));
+                    packs.iter().map(seal).collect::<Attempt<HashMap<PackNumber, PackSeal>>>()
                 });
-                if let Ok(chunks) = seals.wait().await {
-                    let chunks: Vec<(ChunkRef, PackSeal)> = chunks;
-                    fs.inner.reader.prefetch(chunks);
+                if let Ok(seals) = seals.wait().await {
+                    let sealed = |chunk: ChunkRef| Some((chunk, *seals.get(&chunk.pack)?));
+                    fs.inner.reader.prefetch(places.into_iter().filter_map(sealed).collect());
                 }
             }
         }));

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle as Runtime;
@@ -31,6 +32,9 @@ use crate::meta::{MetaRead, MetaStore, Record};
 
 /// Most records that one scan of the engine asks for.
 pub(super) const SCAN_RECORDS: usize = 1024;
+
+/// How often a follower looks whether the state that it shows has settled.
+const SETTLE_POLL: Duration = Duration::from_millis(25);
 
 /// Where records are.
 pub enum Records {
@@ -197,8 +201,22 @@ impl Inner {
         }
     }
 
+    /// Whether what the engine shows may be newer than what memory holds of it: a follower is
+    /// moving on.
+    fn is_settling(&self) -> bool {
+        self.engine.is_none() && self.meta.is_settling()
+    }
+
+    /// Waits while a follower moves on: records of two moments must not meet in one operation.
+    async fn settled(&self) {
+        while self.is_settling() {
+            tokio::time::sleep(SETTLE_POLL).await;
+        }
+    }
+
     /// Brings a record into memory. `Ok` even if a commit has overtaken it: then look again.
     pub async fn load(&self, key: &Key) -> Result<(), FsError> {
+        self.settled().await;
         let ticket = {
             let mut core = self.lock();
             if core.record(key).is_some() {
@@ -219,6 +237,7 @@ impl Inner {
         first: Inode,
         last: Inode,
     ) -> Result<(), FsError> {
+        self.settled().await;
         let guards: Vec<_> = {
             let mut core = self.lock();
             let guard = |key| {
@@ -294,9 +313,12 @@ struct LoadGuard<'a> {
 
 impl LoadGuard<'_> {
     fn finish(mut self, value: Option<Bytes>) {
+        // It may have moved on while the record was read.
+        let is_settling = self.inner.is_settling();
         let mut core = self.inner.lock();
         if let Some(ticket) = self.ticket.take()
             && core.loading.end(self.key, ticket)
+            && !is_settling
         {
             core.cache.insert(self.key.clone(), value);
         }
@@ -378,8 +400,14 @@ impl FileSystem {
             }
         }
         let scan_end = bound.as_deref().unwrap_or(end);
-        let stored = self.inner.meta.scan(start, scan_end, limit).await;
-        let stored = stored.map_err(|error| FsError::io(&error, error.kind()))?;
+        let stored = loop {
+            self.inner.settled().await;
+            let stored = self.inner.meta.scan(start, scan_end, limit).await;
+            let stored = stored.map_err(|error| FsError::io(&error, error.kind()))?;
+            if !self.inner.is_settling() {
+                break stored;
+            }
+        };
         if stored.len() == limit
             && let Some((last, _)) = stored.last()
         {

@@ -55,6 +55,12 @@ pub trait MetaRead: Send + Sync + 'static {
     ///
     /// On a follower it may lag the view by a moment but never runs ahead of it.
     fn version(&self) -> u64;
+
+    /// Whether reads may already show a newer state than [`version`](Self::version) says. Never
+    /// for long, and never on a writer.
+    fn is_settling(&self) -> bool {
+        false
+    }
 }
 
 /// The single writer of a volume's records.

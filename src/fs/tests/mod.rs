@@ -2,6 +2,7 @@
 
 mod content;
 mod floods;
+mod follower;
 mod lost;
 mod names;
 mod outage;

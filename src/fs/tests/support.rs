@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle as Runtime;
 
-use crate::base::{BlockSize, Inode, KIB, MIB, SystemClock, VolumeId};
+use crate::base::{BlockSize, Inode, KIB, MIB, SystemClock, VolumeId, WriterEpoch};
 use crate::crypto::{DataKey, DataKeys, SecretKey};
 use crate::data::{BlockReader, Compression, PackContext, ReaderConfig, Uploader};
 use crate::format::FileKind;
@@ -14,7 +14,7 @@ use crate::fs::{
     Attributes, Caller, FileSystem, FsConfig, FsParts, Handle, NewNode, Records, WriteOrigin,
     format_volume,
 };
-use crate::meta::MemoryVolume;
+use crate::meta::{MemoryVolume, MetaRead};
 use crate::store::object_store::ObjectStore;
 use crate::store::object_store::memory::InMemory;
 
@@ -56,6 +56,17 @@ impl TestVolume {
     }
 
     pub async fn mount(&self) -> FileSystem {
+        let meta = self.meta.open();
+        let writer = meta.writer_epoch();
+        self.mount_on(Records::Writer(Arc::new(meta)), writer).await
+    }
+
+    /// A mount that only reads.
+    pub async fn follow(&self, meta: Arc<dyn MetaRead>) -> FileSystem {
+        self.mount_on(Records::Reader(meta), WriterEpoch(0)).await
+    }
+
+    async fn mount_on(&self, records: Records, writer: WriterEpoch) -> FileSystem {
         let runtime = Runtime::current();
         let reader = BlockReader::new(
             self.store.clone(),
@@ -63,10 +74,9 @@ impl TestVolume {
             ReaderConfig { memory_bytes: MIB, ..ReaderConfig::default() },
             runtime.clone(),
         );
-        let meta = self.meta.open();
         FileSystem::mount(FsParts {
-            writer: meta.writer_epoch(),
-            records: Records::Writer(Arc::new(meta)),
+            writer,
+            records,
             reader: Arc::new(reader),
             packs: self.context.clone(),
             uploader: Arc::new(Uploader::new(self.store.clone(), 4)),

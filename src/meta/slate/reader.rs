@@ -121,6 +121,10 @@ impl MetaRead for SlateReader {
         }
         version.settled
     }
+
+    fn is_settling(&self) -> bool {
+        self.version() != self.status.borrow().durable_seq
+    }
 }
 
 fn missing_checkpoint(view: View, error: slatedb::Error) -> MetaError {
