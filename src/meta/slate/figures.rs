@@ -92,7 +92,8 @@ async fn opening_costs_a_bounded_number_of_requests() {
     drop(meta);
     let (meta, killed) = open_counted(&bucket, "killed after 20 flushes").await;
     assert!(empty <= 60 && clean <= 60, "{empty} {clean}");
-    assert!(killed <= clean + 20 * 4, "{killed}");
+    // The background may or may not have begun to ask by then.
+    assert!(killed <= 60 + 20 * 4, "{killed}");
     meta.close().await.unwrap();
 }
 
