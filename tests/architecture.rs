@@ -66,6 +66,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("aws-smithy-http-client", &["store/"]),
     ("aws-types", &["store/"]),
     ("http", &["store/"]),
+    ("http-body", &["store/"]),
     ("rustls", &["store/"]),
     ("rustix", &["config/identity", "daemon/", "fuse/", "store/local"]),
     // The engine. `store` hands its object_store on to all; its tests run the engine on a sealed store.

@@ -11,18 +11,29 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::servers::loader;
 
-/// One scripted exchange: what the request must contain, and the raw answer; none hangs up.
+/// One scripted exchange: what the request must contain, and what the server does then.
 struct Exchange {
     expects: &'static str,
-    answer: Option<String>,
+    then: Then,
+}
+
+enum Then {
+    Answer(String),
+    HangUp,
+    /// Reads nothing after the request's head, sends this much of an answer and stays.
+    Stay(String),
 }
 
 fn exchange(expects: &'static str, answer: impl Into<String>) -> Exchange {
-    Exchange { expects, answer: Some(answer.into()) }
+    Exchange { expects, then: Then::Answer(answer.into()) }
 }
 
 fn hang_up(expects: &'static str) -> Exchange {
-    Exchange { expects, answer: None }
+    Exchange { expects, then: Then::HangUp }
+}
+
+fn stay(expects: &'static str, answer: impl Into<String>) -> Exchange {
+    Exchange { expects, then: Then::Stay(answer.into()) }
 }
 
 fn head(status: &str, len: usize, more: &str) -> String {
@@ -39,17 +50,22 @@ async fn scripted(script: Vec<Exchange>) -> (S3Store, Arc<Mutex<Vec<String>>>) {
     let wrong = Arc::new(Mutex::new(vec!["the script was not played to its end".to_owned()]));
     let seen = Arc::clone(&wrong);
     tokio::spawn(async move {
-        for Exchange { expects, answer } in script {
+        let mut staying = Vec::new();
+        for Exchange { expects, then } in script {
             let (mut connection, _) = listener.accept().await.unwrap();
-            let request = read_request(&mut connection).await;
+            let request = read_request(&mut connection, !matches!(then, Then::Stay(_))).await;
             if !request.contains(expects) {
                 seen.lock().unwrap().push(format!("{expects:?} is not in {request}"));
             }
-            if let Some(answer) = answer {
+            if let Then::Answer(answer) | Then::Stay(answer) = &then {
                 connection.write_all(answer.as_bytes()).await.unwrap();
+            }
+            if let Then::Stay(_) = then {
+                staying.push(connection);
             }
         }
         seen.lock().unwrap().remove(0);
+        std::future::pending::<()>().await;
     });
     let config = StoreConfig {
         endpoint: Some(endpoint),
@@ -60,7 +76,7 @@ async fn scripted(script: Vec<Exchange>) -> (S3Store, Arc<Mutex<Vec<String>>>) {
     (S3Store::connect_with(config, loader("key", "secret")).await.unwrap(), wrong)
 }
 
-async fn read_request(connection: &mut TcpStream) -> String {
+async fn read_request(connection: &mut TcpStream, with_body: bool) -> String {
     let mut request = Vec::new();
     loop {
         let mut buffer = [0; 4096];
@@ -76,7 +92,7 @@ async fn read_request(connection: &mut TcpStream) -> String {
             .filter_map(|line| line.split_once(": "))
             .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
             .map_or(0, |(_, len)| len.parse().unwrap());
-        if body.len() >= wanted || len == 0 {
+        if !with_body || body.len() >= wanted || len == 0 {
             return text;
         }
     }
@@ -208,6 +224,30 @@ async fn a_conflict_between_two_conditional_writes_is_tried_again() {
     ])
     .await;
     assert_eq!(create(&store, "mine").await.unwrap().as_deref(), Some("\"one\""));
+    assert_played(&wrong);
+}
+
+/// A network that swallows packets says nothing: only that nothing moves shows it.
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_stands_still_is_sent_again_on_another_connection() {
+    let (store, wrong) = scripted(vec![
+        stay("PUT /bucket/object", ""),
+        stay("content-length: 16777216", head("200 OK", 0, TAG)),
+    ])
+    .await;
+    let began = tokio::time::Instant::now();
+    let body = bytes::Bytes::from(vec![7; 16 << 20]);
+    store.put(&Path::from("object"), body.into()).await.unwrap();
+    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
+    assert_played(&wrong);
+}
+
+#[tokio::test]
+async fn a_large_body_arrives_whole() {
+    let body = "0123456789".repeat(30_000) + "the end";
+    let whole = format!("\r\n\r\n{body}").leak();
+    let (store, wrong) = scripted(vec![exchange(whole, head("200 OK", 0, TAG))]).await;
+    store.put(&Path::from("object"), body.into()).await.unwrap();
     assert_played(&wrong);
 }
 

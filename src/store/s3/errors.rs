@@ -24,15 +24,15 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// An attempt that took too long.
-    pub fn timed_out(seconds: u64) -> Self {
+    /// An attempt that took too long, in words.
+    pub fn timed_out(message: String) -> Self {
         Self {
             fault: StoreFault::Unavailable,
             code: String::new(),
             status: 0,
             is_passing: true,
             is_ambiguous: true,
-            message: format!("no answer within {seconds} s"),
+            message,
             source: None,
         }
     }

@@ -55,7 +55,7 @@ pub(super) async fn get(
         .set_if_modified_since(options.if_modified_since.map(|at| SystemTime::from(at).into()))
         .set_if_unmodified_since(options.if_unmodified_since.map(|at| SystemTime::from(at).into()))
         .set_version_id(options.version.clone());
-    let outcome = run(store, 0, || request.clone().send()).await;
+    let outcome = run(store, || request.clone().send()).await;
     if let (Err(failure), Some(GetRange::Suffix(_))) = (&outcome.result, &options.range)
         && failure.status == 416
     {
@@ -107,7 +107,7 @@ pub(super) async fn head(
         .set_if_modified_since(options.if_modified_since.map(|at| SystemTime::from(at).into()))
         .set_if_unmodified_since(options.if_unmodified_since.map(|at| SystemTime::from(at).into()))
         .set_version_id(options.version);
-    let output = run(store, 0, || request.clone().send()).await.into_result(store, key)?;
+    let output = run(store, || request.clone().send()).await.into_result(store, key)?;
     let size = output.content_length().and_then(|len| u64::try_from(len).ok());
     let size = size.ok_or_else(|| malformed(store, key, "HEAD without a length"))?;
     let range = match &options.range {
@@ -259,7 +259,7 @@ impl Body {
             .range(header(&rest))
             .set_if_match(self.e_tag.clone())
             .set_version_id(self.version.clone());
-        let output = run(store, 0, || request.clone().send()).await.into_result(store, key)?;
+        let output = run(store, || request.clone().send()).await.into_result(store, key)?;
         // Some servers ignore the condition; a rest of another object must not be joined on.
         if output.e_tag() != self.e_tag.as_deref() {
             let text = format!("s3://{}/{key}: replaced while it was read", store.bucket);

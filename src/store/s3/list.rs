@@ -105,7 +105,7 @@ impl Pages {
             .set_delimiter(self.delimiter.clone())
             .set_continuation_token(self.token.clone());
         let place = self.prefix.clone().unwrap_or_default();
-        let page = run(&store, 0, || request.clone().send()).await.into_result(&store, &place)?;
+        let page = run(&store, || request.clone().send()).await.into_result(&store, &place)?;
         let next = page.next_continuation_token().map(str::to_owned);
         self.is_done = !page.is_truncated().unwrap_or(false);
         // Otherwise a confused server would keep us here for ever.
@@ -172,7 +172,7 @@ async fn delete_batch(store: &Arc<Inner>, batch: Vec<Result<Path>>) -> Vec<Resul
 
 async fn delete_one(store: &Arc<Inner>, path: &Path) -> Result<()> {
     let request = store.client.delete_object().bucket(&store.bucket).key(path.as_ref());
-    let outcome = run(store, 0, || request.clone().send()).await;
+    let outcome = run(store, || request.clone().send()).await;
     match &outcome.result {
         Err(failure) if failure.fault == StoreFault::NotFound => Ok(()),
         _ => outcome.into_result(store, path.as_ref()).map(drop),
@@ -196,7 +196,7 @@ async fn delete_many(store: &Arc<Inner>, paths: &[Path]) -> Vec<Result<()>> {
         Ok(delete) => store.client.delete_objects().bucket(&store.bucket).delete(delete),
         Err(_) => return delete_each(store, paths).await,
     };
-    let outcome = run(store, 0, || request.clone().send()).await;
+    let outcome = run(store, || request.clone().send()).await;
     match outcome.result {
         Ok(output) => {
             let failed: HashMap<&str, &KeyError> =

@@ -14,6 +14,8 @@
 //! * **Conditional puts** answer for the caller's own write: when an attempt of unknown outcome is
 //!   followed by a failed condition, the object is read back and compared with what was sent.
 //!   Sealed objects carry a fresh salt, so equal bytes mean that our write is the one that landed.
+//! * **Stalled uploads** are noticed by the connection taking no more of the body, and sent again on
+//!   another one, long before the time is over that a slow network may take for all of it.
 //! * **Reads** check the length of every body, and resume a broken one where it stopped, tied to
 //!   the same `ETag`.
 
@@ -22,6 +24,7 @@ mod errors;
 mod get;
 mod list;
 mod multipart;
+mod outgoing;
 mod put;
 mod retry;
 

@@ -8,7 +8,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 
 use super::put::Headers;
-use super::retry::{malformed, run};
+use super::retry::{malformed, run, upload};
 use super::{Inner, get};
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
@@ -38,7 +38,7 @@ pub(super) async fn start(
         .set_storage_class(headers.storage_class)
         .set_metadata(headers.metadata)
         .set_tagging((!tags.is_empty()).then(|| tags.to_owned()));
-    let outcome = run(store, 0, || request.clone().send()).await;
+    let outcome = run(store, || request.clone().send()).await;
     let output = outcome.into_result(store, location.as_ref())?;
     let Some(id) = output.upload_id else {
         return Err(malformed(store, location.as_ref(), "an upload without its id"));
@@ -111,7 +111,7 @@ impl MultipartUpload for Upload {
             .key(key)
             .upload_id(&self.id)
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
-        let outcome = run(&self.store, 0, || request.clone().send()).await;
+        let outcome = run(&self.store, || request.clone().send()).await;
         // The answer to an earlier attempt was lost, and the upload is over.
         let is_over = outcome.is_ambiguous
             && outcome.result.as_ref().is_err_and(|failure| failure.code == "NoSuchUpload");
@@ -142,7 +142,7 @@ impl MultipartUpload for Upload {
             .bucket(&self.store.bucket)
             .key(self.location.as_ref())
             .upload_id(&self.id);
-        let outcome = run(&self.store, 0, || request.clone().send()).await;
+        let outcome = run(&self.store, || request.clone().send()).await;
         match &outcome.result {
             Err(failure) if failure.fault == StoreFault::NotFound => Ok(()),
             _ => outcome.into_result(&self.store, self.location.as_ref()).map(drop),
@@ -170,7 +170,7 @@ struct Part {
 impl Part {
     async fn send(self) -> Result<CompletedPart> {
         let Self { store, key, id, number, body } = self;
-        let outcome = run(&store, body.len() as u64, || {
+        let outcome = upload(&store, &body, |outgoing| {
             let request = store
                 .client
                 .upload_part()
@@ -179,10 +179,12 @@ impl Part {
                 .upload_id(&id)
                 .part_number(number)
                 .checksum_algorithm(ChecksumAlgorithm::Crc32)
-                .body(body.clone().into());
+                .body(body.clone().into())
+                .customize()
+                .interceptor(outgoing);
             async {
                 if store.is_tls {
-                    request.customize().disable_payload_signing().send().await
+                    request.disable_payload_signing().send().await
                 } else {
                     request.send().await
                 }

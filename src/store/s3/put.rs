@@ -9,7 +9,7 @@ use aws_sdk_s3::types::{MetadataDirective, StorageClass};
 use bytes::Bytes;
 
 use super::errors::Failure;
-use super::retry::{Outcome, run};
+use super::retry::{Outcome, run, upload};
 use super::{Inner, get};
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
@@ -109,7 +109,7 @@ impl Object<'_> {
             Condition::None | Condition::Absent => None,
         };
         let if_none_match = matches!(condition, Condition::Absent).then(|| "*".to_owned());
-        run(store, body.len() as u64, || {
+        upload(store, body, |outgoing| {
             let headers = headers.clone();
             let request = store
                 .client
@@ -126,10 +126,12 @@ impl Object<'_> {
                 .set_tagging((!tags.is_empty()).then(|| tags.clone()))
                 .set_if_match(if_match.clone())
                 .set_if_none_match(if_none_match.clone())
-                .body(body.clone().into());
+                .body(body.clone().into())
+                .customize()
+                .interceptor(outgoing);
             async {
                 if store.is_tls {
-                    request.customize().disable_payload_signing().send().await
+                    request.disable_payload_signing().send().await
                 } else {
                     request.send().await
                 }
@@ -246,7 +248,7 @@ pub(super) async fn copy(
         .key(to.as_ref())
         .metadata_directive(MetadataDirective::Copy)
         .copy_source(format!("{}/{}", store.bucket, encode(from.as_ref())));
-    let outcome = run(store, 0, || request.clone().send()).await;
+    let outcome = run(store, || request.clone().send()).await;
     outcome.into_result(store, from.as_ref()).map(drop)
 }
 

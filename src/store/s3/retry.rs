@@ -5,23 +5,21 @@ use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use tokio::time::{Instant, sleep, timeout};
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Inner;
 use super::errors::Failure;
+use super::outgoing::{ANSWER_TIMEOUT, Outgoing, sending_time};
 use crate::store::object_store;
 use crate::store::{StoreError, StoreFault};
 
 /// Attempts at one request. The deadline normally comes first.
 const ATTEMPTS_MAX: u32 = 64;
-/// How long one attempt may wait for its answer, besides the time to send the body.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Waits between attempts are random, up to a ceiling that doubles from here ...
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// ... to here.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// The slowest upload that is not taken for a stalled one.
-const UPLOAD_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 
 /// How a request ended.
 pub(super) struct Outcome<T> {
@@ -40,26 +38,41 @@ impl<T> Outcome<T> {
     }
 }
 
-/// Runs `send` until it succeeds, is refused for good, or `deadline` is over. `bytes_up` is the
-/// size of its body, which gets time of its own.
-pub(super) async fn run<T, E, F, Fut>(store: &Inner, bytes_up: u64, mut send: F) -> Outcome<T>
+/// Runs `send`, a request without a body, until it succeeds, is refused for good, or the deadline
+/// is over.
+pub(super) async fn run<T, E, F, Fut>(store: &Inner, mut send: F) -> Outcome<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    let body_time = Duration::from_secs(bytes_up / UPLOAD_BYTES_PER_SECOND_MIN);
+    upload(store, &Bytes::new(), |_| send()).await
+}
+
+/// As [`run`], for a request with a body, which gets time of its own. Each attempt must watch its
+/// body with the [`Outgoing`] that it is given.
+pub(super) async fn upload<T, E, F, Fut>(store: &Inner, body: &Bytes, mut send: F) -> Outcome<T>
+where
+    F: FnMut(Outgoing) -> Fut,
+    Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    let body_time = sending_time(body.len() as u64);
     let end = Instant::now() + store.deadline + body_time;
     let mut attempts = 0;
     let mut is_ambiguous = false;
+    let mut last = None;
     loop {
         attempts += 1;
-        let left = end.saturating_duration_since(Instant::now());
-        let limit = left.min(ATTEMPT_TIMEOUT + body_time);
-        let failure = match timeout(limit, send()).await {
+        let outgoing = Outgoing::new(body.clone());
+        let limit = end.min(Instant::now() + ANSWER_TIMEOUT + body_time);
+        let failure = match attempt(Box::pin(send(outgoing.clone())), &outgoing, limit).await {
             Ok(Ok(value)) => return Outcome { result: Ok(value), attempts, is_ambiguous },
             Ok(Err(error)) => Failure::from_sdk(error),
-            Err(_) => Failure::timed_out(limit.as_secs()),
+            // What went wrong before says more than how little time was left.
+            Err(waited) => last
+                .filter(|_| limit == end)
+                .unwrap_or_else(|| Failure::timed_out(outgoing.describe(waited))),
         };
         let wait = backoff(attempts);
         if !failure.is_passing || attempts == ATTEMPTS_MAX || Instant::now() + wait >= end {
@@ -67,7 +80,27 @@ where
         }
         tracing::debug!(attempts, ?wait, ?failure, "request to the store is tried again");
         is_ambiguous |= failure.is_ambiguous;
+        last = Some(failure);
         sleep(wait).await;
+    }
+}
+
+/// Waits for an attempt while its body moves on, and until `limit` at most. The error is how long
+/// that was.
+async fn attempt<F: Future + Unpin>(
+    mut send: F,
+    outgoing: &Outgoing,
+    limit: Instant,
+) -> Result<F::Output, Duration> {
+    let started = Instant::now();
+    loop {
+        let until = outgoing.patience().min(limit);
+        if let Ok(output) = timeout_at(until, &mut send).await {
+            return Ok(output);
+        }
+        if outgoing.patience().min(limit) <= until {
+            return Err(started.elapsed());
+        }
     }
 }
 
@@ -94,5 +127,37 @@ mod tests {
         for attempts in 0..100 {
             assert!(backoff(attempts) <= BACKOFF_MAX);
         }
+    }
+
+    const LONG: Duration = Duration::from_mins(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_stands_still_is_given_up_long_before_a_slow_one() {
+        let outgoing = Outgoing::new(vec![0; 16 << 20].into());
+        let never = std::future::pending::<()>();
+        let waited = attempt(never, &outgoing, Instant::now() + LONG).await.unwrap_err();
+        assert_eq!(waited.as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_moves_on_is_waited_for_until_the_limit() {
+        let outgoing = Outgoing::new(vec![0; 16 << 20].into());
+        let slow = Box::pin(async {
+            while outgoing.take_slice() {
+                sleep(Duration::from_secs(25)).await;
+            }
+        });
+        let waited = attempt(slow, &outgoing, Instant::now() + LONG).await.unwrap_err();
+        assert_eq!(waited, LONG);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_while_buffers_may_still_empty() {
+        let outgoing = Outgoing::new(vec![0; 1 << 20].into());
+        while outgoing.take_slice() {}
+        let answer = Box::pin(sleep(Duration::from_secs(35)));
+        attempt(answer, &outgoing, Instant::now() + LONG).await.unwrap();
+        let never = std::future::pending::<()>();
+        attempt(never, &outgoing, Instant::now() + LONG).await.unwrap_err();
     }
 }
