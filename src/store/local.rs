@@ -20,6 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path as FsPath;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -191,6 +192,7 @@ impl ObjectStore for LocalStore {
             location: location.clone(),
             attributes: opts.attributes,
             len: 0,
+            written: Arc::default(),
             staged: Arc::new(Mutex::new(Some(staged))),
         }))
     }
@@ -276,7 +278,9 @@ struct Upload {
     store: LocalStore,
     location: Path,
     attributes: Attributes,
+    /// Bytes of all parts begun, and of all parts that are in the file.
     len: u64,
+    written: Arc<AtomicU64>,
     staged: Arc<Mutex<Option<Staged>>>,
 }
 
@@ -293,15 +297,18 @@ fn over(location: &Path) -> StoreError {
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let offset = self.len;
-        self.len += data.content_length() as u64;
+        let (offset, len) = (self.len, data.content_length() as u64);
+        self.len += len;
         let (staged, store) = (Arc::clone(&self.staged), self.store.clone());
+        let written = Arc::clone(&self.written);
         let location = self.location.clone();
         Box::pin(async move {
             let to = location.clone();
             let work = move |_: &Tree| {
                 let staged = staged.lock().unwrap_or_else(PoisonError::into_inner);
-                staged.as_ref().ok_or_else(|| over(&to))?.write_at(offset, data.iter())
+                staged.as_ref().ok_or_else(|| over(&to))?.write_at(offset, data.iter())?;
+                written.fetch_add(len, Ordering::Relaxed);
+                Ok(())
             };
             store.blocking(work, &location).await
         })
@@ -310,8 +317,13 @@ impl MultipartUpload for Upload {
     async fn complete(&mut self) -> Result<PutResult> {
         let staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (to, attributes) = (self.location.clone(), std::mem::take(&mut self.attributes));
+        let is_whole = self.written.load(Ordering::Relaxed) == self.len;
         let work = move |tree: &Tree| {
             let staged = staged.ok_or_else(|| over(&to))?;
+            if !is_whole {
+                let text = format!("{to}: upload completed before all its parts were stored");
+                return Err(StoreError::new(StoreFault::Invalid, text));
+            }
             publish(tree, &staged, &to, attributes, &PutMode::Overwrite)
         };
         self.store.blocking(work, &self.location).await

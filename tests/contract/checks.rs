@@ -53,6 +53,7 @@ checks![
     a_copy_may_refuse_to_replace,
     an_upload_in_parts_appears_whole,
     an_upload_without_parts_is_an_empty_object,
+    an_upload_with_a_part_given_up_never_has_a_hole,
     an_aborted_upload_leaves_nothing,
     names_of_any_kind_round_trip,
     a_key_may_be_the_beginning_of_another,
@@ -479,6 +480,21 @@ async fn an_upload_without_parts_is_an_empty_object(store: Store) {
     let name = path("nothing");
     store.put_multipart(&name).await.unwrap().complete().await.unwrap();
     assert_eq!(read(&store, &name).await, "");
+}
+
+async fn an_upload_with_a_part_given_up_never_has_a_hole(store: Store) {
+    let name = path("dir/holed");
+    let body = Bytes::from(noise(2 * PART, 7));
+    let mut upload = store.put_multipart(&name).await.unwrap();
+    drop(upload.put_part(body.slice(..PART).into()));
+    // What stores nothing on its own may refuse from here on, or have it all.
+    let rest = upload.put_part(body.slice(PART..).into()).await;
+    if rest.is_ok() && upload.complete().await.is_ok() {
+        assert!(store.get(&name).await.unwrap().bytes().await.unwrap() == body, "it has a hole");
+        return;
+    }
+    upload.abort().await.unwrap();
+    assert_eq!(names(&store, None).await, [""; 0]);
 }
 
 async fn an_aborted_upload_leaves_nothing(store: Store) {
