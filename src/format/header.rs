@@ -40,6 +40,10 @@ pub const SLOTS_MAX: usize = 32;
 /// Longest label of a slot in bytes.
 pub const LABEL_BYTES_MAX: usize = 64;
 
+/// Most characters of one text of a header in a message.
+const TOLD_CHARS_MAX: usize = 200;
+/// Most unknown features in a message.
+const UNKNOWN_TOLD_MAX: usize = 8;
 const MAC_LEN: usize = 32;
 const TAIL_START: &[u8] = b",\n  \"mac\": \"";
 const TAIL_END: &[u8] = b"\"\n}\n";
@@ -338,8 +342,8 @@ fn check_version(file: &[u8]) -> Result<(), HeaderError> {
     if file.first() != Some(&b'{') {
         return Err(not_a_header("it does not begin with {".to_owned()));
     }
-    let preamble: Preamble =
-        serde_json::from_slice(file).map_err(|error| not_a_header(error.to_string()))?;
+    let preamble: Preamble = serde_json::from_slice(file)
+        .map_err(|error| not_a_header(printable(&error.to_string())))?;
     if preamble.lidfs != FORMAT_VERSION {
         return Err(HeaderError::UnknownVersion { version: preamble.lidfs });
     }
@@ -347,7 +351,8 @@ fn check_version(file: &[u8]) -> Result<(), HeaderError> {
         .features
         .into_iter()
         .filter(|feature| !FEATURES_KNOWN.contains(&feature.as_str()))
-        .map(|feature| feature.escape_debug().to_string())
+        .take(UNKNOWN_TOLD_MAX)
+        .map(|feature| printable(&feature))
         .collect();
     if unknown.is_empty() { Ok(()) } else { Err(HeaderError::UnknownFeatures { unknown }) }
 }
@@ -386,6 +391,13 @@ fn check(header: &Header, file_len: usize) -> Result<(), HeaderError> {
 /// Whether a slot may be called so: at most [`LABEL_BYTES_MAX`] bytes, nothing that moves a terminal's cursor.
 pub fn label_is_valid(label: &str) -> bool {
     label.len() <= LABEL_BYTES_MAX && !label.chars().any(char::is_control)
+}
+
+/// A text with words of a header that nobody has proven yet, for people: short, and without
+/// anything that moves a terminal's cursor.
+fn printable(text: &str) -> String {
+    let escape = |char: char| if char.is_control() { '\u{fffd}' } else { char };
+    text.chars().take(TOLD_CHARS_MAX).map(escape).collect()
 }
 
 /// Bytes in lowercase hexadecimal digits.
@@ -457,7 +469,7 @@ pub enum HeaderError {
 
 impl HeaderError {
     fn malformed(error: impl fmt::Display) -> Self {
-        Self::Malformed { detail: error.to_string() }
+        Self::Malformed { detail: printable(&error.to_string()) }
     }
 
     /// What the caller does next.

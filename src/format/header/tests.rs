@@ -114,6 +114,24 @@ fn a_reformatted_or_extended_file_is_refused() {
 }
 
 #[test]
+fn a_hostile_header_puts_neither_control_characters_nor_volumes_into_messages() {
+    let text = file(&example());
+    let long = "x".repeat(100_000);
+    let hostile = [
+        text.replace("\"created\"", "\"\\u001b]0;owned\\u0007\": 1,\n  \"created\""),
+        text.replace("\"keyfile\"", "\"\\u001b[2J\""),
+        text.replacen("\"created\"", &format!("\"{long}\": 1,\n  \"created\""), 1),
+        text.replace("\"features\": []", "\"features\": [\"\\u001b[2J\"]"),
+        text.replace("\"features\": []", &format!("\"features\": [\"{long}\"]")),
+        text.replace("\"features\": []", &format!("\"features\": [\"{}\"]", "\",\"".repeat(9_999))),
+    ];
+    for text in hostile {
+        let said = refusal(&text).to_string();
+        assert!(!said.contains(char::is_control) && said.len() < 2_000, "{said:?}");
+    }
+}
+
+#[test]
 fn slots_and_size_are_bounded() {
     let mut header = example();
     header.slots = (0..=SLOTS_MAX as u8)

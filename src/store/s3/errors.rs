@@ -227,9 +227,12 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Servers put line breaks into their messages; ours are one line.
+/// Servers put line breaks into their messages, and hostile ones whatever moves a terminal's cursor;
+/// ours are one plain line.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let breaks = |char: char| char.is_whitespace() || char.is_control();
+    let words = text.split(breaks).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -274,6 +277,11 @@ mod tests {
             assert!(!failure(status, code).is_passing, "{status} {code}");
         }
         assert!(failure(500, "").is_ambiguous && !failure(409, "").is_ambiguous);
+    }
+
+    #[test]
+    fn what_a_server_says_is_told_on_one_line_without_control_characters() {
+        assert_eq!(one_line(" no\r\n  entry\u{1b}[2J \u{7}\tnow\n"), "no entry [2J now");
     }
 
     #[test]
