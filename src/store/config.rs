@@ -51,6 +51,9 @@ mod duration {
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    /// Past the end of the clock a sum of times would overflow; nobody waits for a day.
+    const MAX: Duration = Duration::from_hours(24);
+
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         let value = humantime::parse_duration(&text).map_err(|error| {
@@ -58,6 +61,9 @@ mod duration {
         })?;
         if value.is_zero() {
             return Err(D::Error::custom("a duration of nothing would fail every request"));
+        }
+        if value > MAX {
+            return Err(D::Error::custom(format!("{text:?} is more than a day, the most")));
         }
         Ok(value)
     }
@@ -106,5 +112,8 @@ mod tests {
         assert!(error("endpont = 'x'").contains("endpont"));
         assert!(error("deadline = 'soon'").contains("soon"));
         assert!(error("deadline = '0 s'").contains("nothing"));
+        for long in ["25 h", "18446744073709551615 s"] {
+            assert!(error(&format!("deadline = '{long}'")).contains("a day"), "{long}");
+        }
     }
 }
