@@ -37,9 +37,14 @@ impl SecretKey {
 
     /// Takes over `bytes` and wipes this copy of them; the caller's own copies are the caller's to wipe.
     pub fn from_bytes(mut bytes: [u8; Self::LEN]) -> Self {
-        let key = Self::fill(|page| page.copy_from_slice(&bytes));
+        let key = Self::copy_of(&bytes);
         bytes.zeroize();
         key
+    }
+
+    /// Copies `bytes` straight into locked memory; the source remains the caller's to wipe.
+    pub fn copy_of(bytes: &[u8; Self::LEN]) -> Self {
+        Self::fill(|page| page.copy_from_slice(bytes))
     }
 
     /// A key that `write` puts straight into locked memory (32 zero bytes to begin with).

@@ -94,7 +94,7 @@ fn parse(text: &[u8]) -> Option<SecretKey> {
         return None;
     }
     let key = Zeroizing::new(from_base64(text[end + 1..].trim_ascii())?);
-    key.as_slice().try_into().ok().map(SecretKey::from_bytes)
+    key.as_slice().try_into().ok().map(SecretKey::copy_of)
 }
 
 pub(super) fn new_slot(place: Place, key: &SecretKey) -> (Unlock, SecretKey) {

@@ -136,7 +136,7 @@ fn stretch(passphrase: &[u8], salt: &[u8], cost: Cost) -> Result<SecretKey, KeyE
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
         .hash_password_into_with_memory(passphrase, salt, out.as_mut_slice(), memory.as_mut_slice())
         .map_err(failed)?;
-    Ok(SecretKey::from_bytes(*out))
+    Ok(SecretKey::copy_of(&out))
 }
 
 #[cfg(test)]

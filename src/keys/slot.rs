@@ -142,7 +142,7 @@ pub async fn unwrap(
     let path = path(slot.id);
     let binding = Binding { volume, kind: ObjectKind::Slot, path: &path };
     let Ok(plain) = open_whole(&keys, &binding, &slot.wrapped.0) else { return Ok(None) };
-    Ok(plain.expose().try_into().ok().map(SecretKey::from_bytes))
+    Ok(plain.expose().try_into().ok().map(SecretKey::copy_of))
 }
 
 fn path(id: SlotId) -> String {

@@ -89,8 +89,8 @@ fn encode(names: &SecretKey, epochs: &[DataKey]) -> SecretBytes {
 
 fn decode(bytes: &[u8]) -> Option<Keyring> {
     let (&[version], rest) = bytes.split_first_chunk()?;
-    let (&names, rest) = rest.split_first_chunk::<{ SecretKey::LEN }>()?;
-    let names = SecretKey::from_bytes(names);
+    let (names, rest) = rest.split_first_chunk()?;
+    let names = SecretKey::copy_of(names);
     let (&count, entries) = rest.split_first_chunk()?;
     let count = u32::from_le_bytes(count) as usize;
     if version != VERSION || count > EPOCHS_MAX || entries.len() != count * ENTRY_LEN {
@@ -100,7 +100,7 @@ fn decode(bytes: &[u8]) -> Option<Keyring> {
         .chunks_exact(ENTRY_LEN)
         .map(|entry| {
             let (&epoch, key) = entry.split_first_chunk()?;
-            let key = SecretKey::from_bytes(key.try_into().ok()?);
+            let key = SecretKey::copy_of(key.try_into().ok()?);
             Some(DataKey { epoch: Epoch(u32::from_le_bytes(epoch)), key })
         })
         .collect::<Option<Vec<_>>>()?;
