@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::ErrorKind;
-use crate::store::explain;
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
     Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
 };
+use crate::store::{classify, explain};
 
 /// An object as it was read or written.
 #[derive(Debug, Clone)]
@@ -56,16 +56,7 @@ impl ObjectError {
     /// What the caller does next.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Store { source, .. } => match source {
-                Error::NotFound { .. } => ErrorKind::NotFound,
-                Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => ErrorKind::Denied,
-                Error::AlreadyExists { .. } | Error::Precondition { .. } => ErrorKind::Conflict,
-                Error::NotSupported { .. }
-                | Error::NotImplemented { .. }
-                | Error::InvalidPath { .. }
-                | Error::UnknownConfigurationKey { .. } => ErrorKind::Invalid,
-                _ => ErrorKind::Retry,
-            },
+            Self::Store { source, .. } => classify(source).kind(),
             Self::TooLarge { .. } => ErrorKind::Corrupt,
         }
     }
@@ -164,6 +155,21 @@ mod tests {
     use super::*;
     use crate::store::object_store::local::LocalFileSystem;
     use crate::store::object_store::memory::InMemory;
+    use crate::store::{StoreError, StoreFault};
+
+    #[test]
+    fn a_fault_of_the_store_keeps_its_kind() {
+        for (fault, kind) in [
+            (StoreFault::NoBucket, ErrorKind::NotFound),
+            (StoreFault::Untrusted, ErrorKind::Denied),
+            (StoreFault::Full, ErrorKind::Full),
+            (StoreFault::Unavailable, ErrorKind::Retry),
+        ] {
+            let source = StoreError::new(fault, "said").into_object_store("S3", "lease");
+            let error = ObjectError::Store { object: "lease", action: "read", source };
+            assert_eq!(error.kind(), kind, "{fault:?}");
+        }
+    }
 
     async fn only_the_unchanged_is_replaced(store: Arc<dyn ObjectStore>) {
         let object = SmallObject { store, name: "lease", bytes_max: 4 };
