@@ -12,6 +12,8 @@ use super::geometry::{CHUNK, HEADER, SEALED_CHUNK, sealed_len};
 use super::*;
 use crate::base::Epoch;
 use crate::crypto::{DataKey, SecretKey};
+use crate::store::StoreFault;
+use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
 use crate::store::object_store::GetRange;
 
 const VOLUME: VolumeId = VolumeId([7; 16]);
@@ -402,6 +404,30 @@ fn the_metadata_engine_finds_everything_again_and_nothing_of_it_shows_below() {
             let bytes = raw(&inner, object.location.as_ref()).await;
             assert!(bytes.starts_with(b"LIDFS"), "{}", object.location);
             assert!(!bytes.windows(6).any(|window| window == b"canary"), "{}", object.location);
+        }
+    });
+}
+
+/// The engine fences itself out if it takes its own earlier write for another writer's.
+#[test]
+fn no_lost_answer_to_the_metadata_engine_is_taken_for_another_writer() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        for lost in 0..8 {
+            let below = FaultyStore::new(InMemory::new());
+            let rule = Rule::always(Fault::LoseAnswer(StoreFault::Unavailable)).on(Op::Put);
+            below.faults().add(rule.after(lost).times(2));
+            let faults = below.faults();
+            let store: Arc<dyn ObjectStore> =
+                Arc::new(SealedStore::new(Arc::new(below), keys(1), VOLUME, ObjectKind::Metadata));
+            for round in [b"one", b"two"] {
+                let db = slatedb::Db::open("meta", Arc::clone(&store)).await.unwrap();
+                db.put(b"key", round).await.unwrap();
+                db.flush().await.unwrap();
+                assert_eq!(db.get(b"key").await.unwrap().unwrap(), round[..]);
+                db.close().await.unwrap();
+            }
+            assert_eq!(faults.struck(), 2, "no put was struck from the {lost}th on");
         }
     });
 }
