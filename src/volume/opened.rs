@@ -200,6 +200,10 @@ impl Volume {
         let slot = keys::wrap(self.id(), self.root.volume_key(), new, clock.now().seconds).await?;
         let id = slot.id;
         self.change(|header| {
+            // Our own write whose answer was lost, below a change of somebody else.
+            if header.slots.iter().any(|there| there.id == id) {
+                return Ok(());
+            }
             if header.slots.len() >= SLOTS_MAX {
                 return Err(VolumeError::SlotsFull);
             }
@@ -219,10 +223,13 @@ impl Volume {
     /// [`VolumeError::NoSlot`], [`VolumeError::LastSlot`], [`VolumeError::Contended`], or what the
     /// store fails with.
     pub async fn remove_slot(&mut self, id: SlotId) -> Result<(), VolumeError> {
+        let mut was_there = false;
         self.change(|header| {
             if !header.slots.iter().any(|slot| slot.id == id) {
-                return Err(VolumeError::NoSlot { id });
+                // Gone meanwhile, perhaps by our own write whose answer was lost.
+                return if was_there { Ok(()) } else { Err(VolumeError::NoSlot { id }) };
             }
+            was_there = true;
             if header.slots.len() == 1 {
                 return Err(VolumeError::LastSlot { id });
             }
@@ -239,7 +246,7 @@ impl Volume {
     /// Applies `edit` to the newest header, again and again until nobody else came in between.
     async fn change(
         &mut self,
-        edit: impl Fn(&mut Header) -> Result<(), VolumeError>,
+        mut edit: impl FnMut(&mut Header) -> Result<(), VolumeError>,
     ) -> Result<(), VolumeError> {
         for _ in 0..CHANGE_ATTEMPTS_MAX {
             let found = self.object.read().await?.ok_or(VolumeError::NoVolume)?;
@@ -296,7 +303,8 @@ async fn expect_empty(store: &dyn ObjectStore) -> Result<(), VolumeError> {
             })?
             .location;
         if !found.prefix_matches(&probes) {
-            return Err(VolumeError::PrefixNotEmpty { found: found.to_string() });
+            let found = found.as_ref().escape_debug().to_string();
+            return Err(VolumeError::PrefixNotEmpty { found });
         }
     }
     Ok(())

@@ -4,6 +4,8 @@ use super::*;
 use crate::base::{BlockSize, CommitNumber, Epoch, ErrorKind, KIB};
 use crate::format::header::{Compression, SLOTS_MAX, SlotId};
 use crate::keys::SlotKind;
+use crate::store::StoreFault;
+use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
 
 #[tokio::test]
 async fn a_new_volume_opens_with_each_of_its_keys_and_gives_the_same_keys() {
@@ -193,6 +195,48 @@ async fn keys_added_at_the_same_time_are_all_there() {
     for byte in 0..=8 {
         assert_eq!(open(&store, &keyfile(byte)).await.unwrap().header_version(), 9);
     }
+}
+
+/// A change whose answer is lost, and another's change on top of it before it is read back.
+async fn overtaken(change: impl AsyncFnOnce(&mut Volume) + Send) -> Volume {
+    let inner = memory();
+    create(&inner, &[keyfile(1), keyfile(2)]).await.unwrap();
+    let store = FaultyStore::new(Arc::clone(&inner));
+    let faults = store.faults();
+    let mut one = open(&(Arc::new(store) as Store), &keyfile(1)).await.unwrap();
+    faults.add(Rule::always(Fault::LoseAnswer(StoreFault::Precondition)).on(Op::Put).times(1));
+    faults.add(Rule::always(Fault::Stall).on(Op::Get).after(1).times(1));
+    let other = async {
+        while faults.struck() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let mut two = open(&inner, &keyfile(1)).await.unwrap();
+        two.add_slot(&slot(keyfile(4), ""), &StoppedClock).await.unwrap();
+        faults.release();
+    };
+    futures::future::join(change(&mut one), other).await;
+    one
+}
+
+#[tokio::test]
+async fn a_key_added_with_its_answer_lost_below_anothers_change_is_there_once() {
+    let volume = overtaken(async |volume| {
+        volume.add_slot(&slot(keyfile(3), "mine"), &StoppedClock).await.unwrap();
+    })
+    .await;
+    assert_eq!(volume.slots().iter().filter(|slot| slot.label == "mine").count(), 1);
+    assert_eq!(volume.slots().len(), 4);
+}
+
+#[tokio::test]
+async fn a_key_removed_with_its_answer_lost_below_anothers_change_is_gone() {
+    let volume = overtaken(async |volume| {
+        let second = volume.slots()[1].id;
+        volume.remove_slot(second).await.unwrap();
+        assert!(matches!(volume.remove_slot(second).await, Err(VolumeError::NoSlot { .. })));
+    })
+    .await;
+    assert_eq!(volume.slots().len(), 2);
 }
 
 #[tokio::test]
