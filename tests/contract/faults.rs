@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use lidfs::store::object_store::path::Path;
 use lidfs::store::object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use lidfs::store::{S3Config, S3Store, StoreConfig, StoreFault, classify};
@@ -248,6 +249,29 @@ async fn a_large_body_arrives_whole() {
     let whole = format!("\r\n\r\n{body}").leak();
     let (store, wrong) = scripted(vec![exchange(whole, head("200 OK", 0, TAG))]).await;
     store.put(&Path::from("object"), body.into()).await.unwrap();
+    assert_played(&wrong);
+}
+
+#[tokio::test]
+async fn keys_that_no_path_can_name_hide_no_others_in_a_listing() {
+    let contents = ["dir//x", "dir/./x", "dir/folder/", "dir/object"].map(|key| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2026-11-21T12:00:00Z</LastModified>\
+             <Size>4</Size></Contents>"
+        )
+    });
+    let body = format!(
+        "<ListBucketResult><IsTruncated>false</IsTruncated>{}</ListBucketResult>",
+        contents.concat()
+    );
+    let answer = || exchange("list-type=2", head("200 OK", body.len(), "") + &body);
+    let (store, wrong) = scripted(vec![answer(), answer()]).await;
+    let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
+    let level = store.list_with_delimiter(None).await.unwrap().objects;
+    for found in [listed, level] {
+        let names: Vec<_> = found.iter().map(|meta| meta.location.as_ref()).collect();
+        assert_eq!(names, ["dir/object"]);
+    }
     assert_played(&wrong);
 }
 

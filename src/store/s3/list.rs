@@ -117,12 +117,14 @@ impl Pages {
     }
 }
 
-/// `None` for the empty objects that consoles make to show a directory.
+/// `None` for the empty objects that consoles make to show a directory, and for keys that no path
+/// can name: they are nobody's we know, and one of them must not hide all others.
 fn meta(store: &Inner, object: &Object) -> Result<Option<ObjectMeta>> {
     let key = object.key().unwrap_or_default();
-    if key.ends_with('/') {
-        return Ok(None);
-    }
+    let location = match Path::parse(key) {
+        Ok(location) if !key.ends_with('/') => location,
+        _ => return Ok(None),
+    };
     let bad = |said| malformed(store, key, said);
     let last_modified = object
         .last_modified()
@@ -130,7 +132,7 @@ fn meta(store: &Inner, object: &Object) -> Result<Option<ObjectMeta>> {
         .ok_or_else(|| bad("a listing without times"))?;
     let size = object.size().and_then(|size| u64::try_from(size).ok());
     Ok(Some(ObjectMeta {
-        location: Path::parse(key)?,
+        location,
         last_modified: last_modified.into(),
         size: size.ok_or_else(|| bad("a listing without sizes"))?,
         e_tag: object.e_tag().map(str::to_owned),
