@@ -7,7 +7,7 @@ use super::options::{ConfigArgs, Resolved};
 use super::{Exit, Failure};
 use crate::base::SystemClock;
 use crate::config::Config;
-use crate::daemon;
+use crate::daemon::{self, Storage};
 use crate::keys::{self, KeySource, NewSlot, Purpose, SlotKind};
 use crate::volume::{SlotInfo, Volume};
 
@@ -79,7 +79,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         }
         Command::List(args) => {
             let resolved = args.resolve()?;
-            let volume = runtime()?.block_on(open(&resolved))?;
+            let (_, volume) = runtime()?.block_on(open(&resolved))?;
             println!("{:<18} {:<11} {:<21} label", "id", "kind", "made");
             volume.slots().iter().for_each(print_slot);
             Ok(())
@@ -95,7 +95,7 @@ impl Volumed {
     }
 }
 
-async fn open(resolved: &Resolved) -> Result<Volume, Failure> {
+async fn open(resolved: &Resolved) -> Result<(Storage, Volume), Failure> {
     let secret = resolved.key_source()?.secret(Purpose::Unlock)?;
     let config: &Config = &resolved.config;
     Ok(daemon::open_volume(config, &secret).await?)
@@ -109,18 +109,18 @@ fn add(args: &AddArgs) -> Result<(), Failure> {
         (None, None) => KeySource::Prompt,
     };
     runtime()?.block_on(async {
-        let mut volume = open(&resolved).await?;
+        let (storage, mut volume) = open(&resolved).await?;
         let new = NewSlot { secret: source.secret(Purpose::Create)?, label: args.label.clone() };
         let id = volume.add_slot(&new, &SystemClock).await?;
         println!("added key slot {id}");
-        Ok(())
+        Ok(storage.remember(&volume)?)
     })
 }
 
 fn remove(args: &RemoveArgs) -> Result<(), Failure> {
     let resolved = args.volumed.resolve()?;
     runtime()?.block_on(async {
-        let mut volume = open(&resolved).await?;
+        let (storage, mut volume) = open(&resolved).await?;
         let slot = volume.slots().into_iter().find(|slot| slot.id.to_string() == args.slot);
         let Some(slot) = slot else {
             let message = format!("there is no key slot {}; `lidfs key list` shows them", args.slot);
@@ -128,7 +128,7 @@ fn remove(args: &RemoveArgs) -> Result<(), Failure> {
         };
         volume.remove_slot(slot.id).await?;
         println!("removed key slot {}; who opened the volume with it before may have kept the volume's key", slot.id);
-        Ok(())
+        Ok(storage.remember(&volume)?)
     })
 }
 

@@ -78,6 +78,16 @@ impl Storage {
         self.pins.load(&self.location).map_err(|source| self.pin_error(source))
     }
 
+    /// Remembers the header that `volume` has now, so that this machine notices if it goes back.
+    ///
+    /// # Errors
+    /// [`DaemonError::Pin`].
+    pub fn remember(&self, volume: &Volume) -> Result<(), DaemonError> {
+        // Commits are for a mount to see: what is known of them stays.
+        let pin = volume.pin(CommitNumber(0));
+        self.pins.record(&self.location, &pin).map_err(|source| self.pin_error(source))
+    }
+
     pub(super) fn volume_error(&self, source: VolumeError) -> DaemonError {
         DaemonError::Volume { url: self.url.clone(), source: Box::new(source) }
     }
@@ -120,14 +130,19 @@ pub async fn create(config: &Config, slot: NewSlot) -> Result<Volume, DaemonErro
     Ok(volume)
 }
 
-/// Opens the volume that the configuration names, to look at it or change its key slots.
+/// Opens the volume that the configuration names, to look at it or change its key slots. Who
+/// changes it has [`Storage::remember`] to call.
 ///
 /// # Errors
 /// There is none, the key is wrong, it was rolled back, or the store fails.
-pub async fn open_volume(config: &Config, secret: &Secret) -> Result<Volume, DaemonError> {
+pub async fn open_volume(
+    config: &Config,
+    secret: &Secret,
+) -> Result<(Storage, Volume), DaemonError> {
     harden()?;
     let storage = open_storage(config).await?;
-    storage.open(secret, storage.pin()?.as_ref()).await
+    let volume = storage.open(secret, storage.pin()?.as_ref()).await?;
+    Ok((storage, volume))
 }
 
 /// Keys are about to be in memory.
@@ -136,4 +151,47 @@ pub(super) fn harden() -> Result<(), DaemonError> {
         what: "core dumps cannot be switched off, and would hold keys".to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::SecretKey;
+    use crate::store::object_store::ObjectStoreExt;
+    use crate::store::object_store::path::Path;
+    use crate::volume::HEADER_NAME;
+
+    fn new_slot(byte: u8) -> NewSlot {
+        let secret = Secret::Keyfile(SecretKey::from_bytes([byte; 32]));
+        NewSlot { secret, label: String::new() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_removed_key_put_back_is_noticed_by_the_machine_that_removed_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        let url = format!("file://{}", dir.path().join("volume").display());
+        config.volume.url = Some(url.parse().unwrap());
+        config.state.dir = Some(dir.path().join("state"));
+        let (kept, leaked) = (new_slot(1), new_slot(2));
+        create(&config, kept.clone()).await.unwrap();
+        let open = async || open_volume(&config, &kept.secret).await;
+
+        let (storage, mut volume) = open().await.unwrap();
+        let id = volume.add_slot(&leaked, &SystemClock).await.unwrap();
+        storage.remember(&volume).unwrap();
+        let header = Path::from(HEADER_NAME);
+        let old = storage.store.get(&header).await.unwrap().bytes().await.unwrap();
+        let (storage, mut volume) = open().await.unwrap();
+        volume.remove_slot(id).await.unwrap();
+        storage.remember(&volume).unwrap();
+        open().await.unwrap();
+
+        storage.store.put(&header, old.into()).await.unwrap();
+        let error = open().await.err().expect("the old header was accepted");
+        let DaemonError::Volume { source, .. } = &error else { panic!("{error}") };
+        let rolled_back =
+            VolumeError::Pin(PinError::RolledBack { what: "header version", seen: 2, known: 3 });
+        assert_eq!(source.to_string(), rolled_back.to_string());
+    }
 }
