@@ -72,6 +72,13 @@ mod tests {
         assert_ne!(key.derive(b"s", &[b"a"]).expose(), key.derive(b"t", &[b"a"]).expose());
     }
 
+    /// HMAC and HKDF keep nothing of a key but such states.
+    #[test]
+    fn states_of_hashes_are_wiped_when_dropped() {
+        fn wiped<T: zeroize::ZeroizeOnDrop>() {}
+        wiped::<Sha256>();
+    }
+
     #[test]
     fn a_mac_verifies_whole_and_unchanged_only() {
         let key = SecretKey::generate();
