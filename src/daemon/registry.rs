@@ -11,16 +11,20 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::runtime_dirs;
+use crate::config::{effective_uid, runtime_dirs};
 
 /// Most entries looked at when all mounts are listed.
 const ENTRIES_MAX: usize = 1024;
+
+/// Longest path of a runtime directory: a socket's address has room for 108 bytes with a zero at the end,
+/// of which the name takes 22.
+const DIR_BYTES_MAX: usize = 108 - 1 - 22;
 
 /// A mount that is, or was, served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +58,11 @@ impl Place {
     /// # Errors
     /// No runtime directory could be made.
     pub fn claim(mountpoint: &Path) -> io::Result<Self> {
-        let dir = make_one_of(&runtime_dirs())?;
+        Self::claim_in(&runtime_dirs(), mountpoint)
+    }
+
+    fn claim_in(dirs: &[PathBuf], mountpoint: &Path) -> io::Result<Self> {
+        let dir = make_one_of(dirs)?;
         let name = name_of(mountpoint);
         let place = Self {
             socket: dir.join(format!("{name}.sock")),
@@ -91,7 +99,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.remove();
+        // Not what a daemon that mounted there meanwhile has put in its place.
+        if read(&self.file).is_some_and(|entry| entry.pid == std::process::id()) {
+            self.remove();
+        }
     }
 }
 
@@ -121,22 +132,29 @@ fn read(path: &Path) -> Option<Entry> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
-/// Makes the first directory that can be made, for its owner alone.
+/// Makes the first directory that will do, for its owner alone.
 fn make_one_of(dirs: &[PathBuf]) -> io::Result<PathBuf> {
-    let mut error =
-        io::Error::new(io::ErrorKind::NotFound, "neither HOME nor XDG_RUNTIME_DIR is set");
+    let mut error = "neither HOME nor XDG_RUNTIME_DIR is set".to_owned();
     for dir in dirs {
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)));
-        match made {
+        match make_private(dir) {
             Ok(()) => return Ok(dir.clone()),
-            Err(failed) => error = failed,
+            Err(failed) => error = format!("{}: {failed}", dir.display()),
         }
     }
-    Err(error)
+    let advice = "set LIDFS_RUNTIME_DIR to a directory of this user with a short path";
+    Err(io::Error::other(format!("{error}; {advice}")))
+}
+
+fn make_private(dir: &Path) -> io::Result<()> {
+    if dir.as_os_str().len() > DIR_BYTES_MAX {
+        return Err(io::Error::other("too long a path for a socket"));
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    // Also what a root could be led to: what another user owns that user can replace.
+    if fs::metadata(dir)?.uid() != effective_uid() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "belongs to another user"));
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
 }
 
 /// A short name for a path: a socket address has room for 108 bytes only.
@@ -172,6 +190,49 @@ mod tests {
         let made = make_one_of(&[blocked.join("x"), wanted.clone()]).unwrap();
         assert_eq!(made, wanted);
         assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_runtime_directory_too_deep_for_a_socket_gives_way_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("x".repeat(DIR_BYTES_MAX));
+        let fits = dir.path().join("run");
+        let place = Place::claim_in(&[deep.clone(), fits.clone()], Path::new("/m")).unwrap();
+        assert_eq!(place.socket.parent(), Some(&*fits));
+        let error = Place::claim_in(&[deep], Path::new("/m")).unwrap_err().to_string();
+        assert!(error.contains("too long") && error.contains("LIDFS_RUNTIME_DIR"), "{error}");
+        let room = DIR_BYTES_MAX - dir.path().as_os_str().len() - 1;
+        let longest = dir.path().join("y".repeat(room));
+        let place = Place::claim_in(&[longest], Path::new("/m")).unwrap();
+        std::os::unix::net::UnixListener::bind(&place.socket).unwrap();
+    }
+
+    #[test]
+    fn a_runtime_directory_of_another_user_is_not_taken() {
+        if effective_uid() != 0 {
+            // Only root can be led there at all: others may not change its mode.
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
+        assert!(make_one_of(&[dir.path().to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_place_that_another_daemon_has_taken_over_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = [dir.path().to_owned()];
+        let place = Place::claim_in(&dirs, Path::new("/m")).unwrap();
+        place.publish(Path::new("/m")).unwrap();
+        let file = place.file.clone();
+        let other = Entry { mountpoint: "/m".into(), pid: 1, socket: place.socket.clone() };
+        fs::write(&file, serde_json::to_vec(&other).unwrap()).unwrap();
+        drop(place);
+        assert_eq!(read(&file), Some(other));
+        let place = Place::claim_in(&dirs, Path::new("/m")).unwrap();
+        place.publish(Path::new("/m")).unwrap();
+        drop(place);
+        assert!(!file.exists());
     }
 
     #[test]
