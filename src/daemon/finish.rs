@@ -95,7 +95,7 @@ async fn serve(shared: &Shared, signals: &mut Signals) -> End {
     notify::stopping("storing and unmounting");
     tokio::select! {
         end = leave(shared) => end,
-        _ = signals.next() => End::Hurried,
+        () = signals.second() => End::Hurried,
         never = keep_extending(shared) => never,
     }
 }
@@ -152,7 +152,7 @@ fn hurried(shared: &Shared) -> DaemonError {
 async fn store_all(shared: &Shared, signals: &mut Signals) -> Result<(), DaemonError> {
     tokio::select! {
         stored = store_with_patience(shared) => stored,
-        _ = signals.next() => Err(hurried(shared)),
+        () = signals.second() => Err(hurried(shared)),
         _ = keep_extending(shared) => Err(DaemonError::Panicked),
     }
 }
