@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Exit, Failure, mount::mount_place};
 use crate::daemon::{self, Entry, FILE_SYSTEM_TYPE, Request, Response, Status};
+use crate::fuse::mount_type_at;
 
 /// How long a daemon may take to tell how things stand.
 pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -16,8 +17,8 @@ pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn find(path: &Path) -> Result<Entry, Failure> {
     let place = mount_place(path)?;
     daemon::find(&place).ok_or_else(|| {
-        let ours = daemon::mount_at(&place)
-            .is_ok_and(|mount| mount.is_some_and(|mount| mount.fs_type == FILE_SYSTEM_TYPE));
+        let ours =
+            mount_type_at(&place).is_ok_and(|kind| kind.as_deref() == Some(FILE_SYSTEM_TYPE));
         let path = place.display();
         let message = if ours {
             format!("{path}: its daemon does not answer: it died, or belongs to another user; end the mount with `lidfs umount {path}` as the user who mounted it")

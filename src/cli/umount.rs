@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use super::mount::mount_place;
 use super::progress::ask_with_progress;
 use super::{Exit, Failure, target};
-use crate::daemon::{self, FILE_SYSTEM_TYPE, HealthState, Request};
+use crate::daemon::{self, Entry, FILE_SYSTEM_TYPE, HealthState, Request};
+use crate::fuse::mount_type_at;
 
 /// How often it is looked whether the daemon has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -57,13 +58,22 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Nothing is mounted at `place` itself.
+fn inside(place: &Path, holder: &Entry) -> Failure {
+    let (place, mount) = (place.display(), holder.mountpoint.display());
+    let message = format!(
+        "{place}: not a mount point but a place in {mount}; `lidfs umount {mount}` ends that"
+    );
+    Failure::new(Exit::Mountpoint, message)
+}
+
 /// A mount whose daemon died is taken away: it has nothing left to store.
 fn without_daemon(place: &Path) -> Result<(), Failure> {
     let path = place.display();
-    let mounted = daemon::mount_at(place)
+    let mounted = mount_type_at(place)
         .map_err(|error| Failure::new(Exit::Failure, format!("the list of mounts: {error}")))?;
-    if mounted.is_none_or(|mount| mount.fs_type != FILE_SYSTEM_TYPE) {
-        return target::find(place).map(|_| ());
+    if mounted.as_deref() != Some(FILE_SYSTEM_TYPE) {
+        return target::find(place).and_then(|holder| Err(inside(place, &holder)));
     }
     match daemon::unmount(place, true) {
         Ok(()) => {

@@ -12,13 +12,14 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::open::{Storage, open_storage};
-use super::{DaemonError, FILE_SYSTEM_TYPE, Plan, mounts, registry, system};
+use super::signals::Signals;
+use super::{DaemonError, FILE_SYSTEM_TYPE, Plan, registry, system};
 use crate::base::{Clock, SystemClock, WriterEpoch};
 use crate::config::Config;
 use crate::data::{BlockReader, Compression, DiskCacheConfig, PackContext, ReaderConfig, Uploader};
 use crate::format::header;
 use crate::fs::{self, FileSystem, FsParts, Records};
-use crate::fuse::{FuseError, FuseOptions};
+use crate::fuse::{FuseError, FuseOptions, mount_type_at};
 use crate::keys::Purpose;
 use crate::meta::{MetaError, SlateMeta, SlateOptions, SlateReader, View};
 use crate::volume::{Lease, LeaseSite, Volume};
@@ -41,13 +42,44 @@ pub(super) struct Assembled {
     pub warnings: Vec<String>,
 }
 
-/// Opens everything; what was taken is given back when a later step fails.
+/// Opens everything; what was taken is given back when a later step fails or a signal comes.
 ///
 /// # Errors
 /// Any [`DaemonError`], naming what to do.
-pub(super) async fn assemble(plan: &Plan, background: Handle) -> Result<Assembled, DaemonError> {
-    let config = &plan.config;
+pub(super) async fn assemble(
+    plan: &Plan,
+    background: Handle,
+    signals: &mut Signals,
+) -> Result<Assembled, DaemonError> {
     let fuse = fuse_options(plan)?;
+    let (mut opening, pinned) = tokio::select! {
+        opening = open(plan, &fuse) => opening?,
+        _ = signals.next() => return Err(DaemonError::Interrupted),
+    };
+    // On the heap: what opening holds is large.
+    let opened = tokio::select! {
+        opened = Box::pin(opening.open_fs(background)) => opened,
+        _ = signals.next() => Err(DaemonError::Interrupted),
+    };
+    match opened {
+        Ok((fs, reader)) => {
+            let Opening { storage, volume, lease, follower, warnings, .. } = opening;
+            Ok(Assembled { storage, volume, pinned, fs, reader, lease, follower, fuse, warnings })
+        }
+        Err(error) => {
+            tokio::select! {
+                () = opening.give_back() => {}
+                // Nobody is made to wait for a store that does not answer.
+                _ = signals.next() => {}
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Opens the volume; takes nothing yet. Also whether this machine knew it.
+async fn open<'a>(plan: &'a Plan, fuse: &FuseOptions) -> Result<(Opening<'a>, bool), DaemonError> {
+    let config = &plan.config;
     check_mountpoint(&plan.mountpoint, fuse.non_empty)?;
     let storage = open_storage(config).await?;
     let key = plan.key.clone();
@@ -60,19 +92,8 @@ pub(super) async fn assemble(plan: &Plan, background: Handle) -> Result<Assemble
     if pin.is_none() {
         warnings.push("this machine has not seen the volume before: from now on a rollback of the bucket is noticed".to_owned());
     }
-    let mut opening = Opening { plan, storage, volume, warnings, lease: None, follower: None };
-    // On the heap: what opening holds is large.
-    match Box::pin(opening.open_fs(background)).await {
-        Ok((fs, reader)) => {
-            let Opening { storage, volume, lease, follower, warnings, .. } = opening;
-            let pinned = pin.is_some();
-            Ok(Assembled { storage, volume, pinned, fs, reader, lease, follower, fuse, warnings })
-        }
-        Err(error) => {
-            opening.give_back().await;
-            Err(error)
-        }
-    }
+    let opening = Opening { plan, storage, volume, warnings, lease: None, follower: None };
+    Ok((opening, pin.is_some()))
 }
 
 /// A mount under way: the volume is open, nothing is shown yet.
@@ -225,12 +246,13 @@ fn check_mountpoint(path: &Path, non_empty: bool) -> Result<(), DaemonError> {
     if let Some(entry) = registry::find(path).filter(|entry| entry.mountpoint == path) {
         return Err(DaemonError::AlreadyMounted { path: path.to_owned(), pid: entry.pid });
     }
-    let top = mounts::mount_at(path).ok().flatten();
+    let top = mount_type_at(path).ok().flatten();
+    let is_ours = top.as_deref() == Some(FILE_SYSTEM_TYPE);
     let path = || path.to_owned();
     let failed =
         |source: io::Error| DaemonError::Fuse(FuseError::MountPoint { path: path(), source });
     let is_dir = match std::fs::metadata(path()) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) && is_ours => {
             system::unmount(&path(), true).map_err(failed)?;
             tracing::warn!("took away the mount that a dead daemon left behind");
             std::fs::metadata(path()).map_err(failed)?.is_dir()
@@ -238,11 +260,13 @@ fn check_mountpoint(path: &Path, non_empty: bool) -> Result<(), DaemonError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(FuseError::MountPointMissing { path: path() }.into());
         }
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            return Err(FuseError::MountPointBusy { path: path() }.into());
+        }
         other => other.map_err(failed)?.is_dir(),
     };
     // Over something else only where the user insists.
-    let is_taken = top.is_some_and(|mount| mount.fs_type != FILE_SYSTEM_TYPE);
-    if is_taken && !non_empty {
+    if top.is_some() && !is_ours && !non_empty {
         return Err(FuseError::MountPointBusy { path: path() }.into());
     }
     if !is_dir {

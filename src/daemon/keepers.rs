@@ -10,8 +10,8 @@ use super::notify;
 use super::open::Storage;
 use super::shared::Shared;
 use super::status::HealthState;
-use super::system;
 use crate::base::CommitNumber;
+use crate::fuse::Presence;
 use crate::volume::{HEARTBEAT_INTERVAL, Lease, LeaseError, Pin};
 
 /// Shortest time between two writes of the pin: commits may come by the hundred a second.
@@ -90,9 +90,10 @@ pub(super) fn keep_pages_moving(
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep(interval) => {}
             }
-            let path = shared.mountpoint.clone();
-            let wrote = tokio::task::spawn_blocking(move || system::write_back(&path)).await;
-            if let Ok(Err(error)) = wrote {
+            if shared.mount.presence() != Presence::Mounted {
+                continue;
+            }
+            if let Err(error) = shared.pages.write_back().await {
                 tracing::warn!(%error, "the kernel did not hand over all written pages");
             }
         }

@@ -1,55 +1,12 @@
-//! The kernel's list of mounts, read without touching any of them.
+//! Where a mount stands, as the kernel lists it.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Type of our mounts in the kernel's list.
 pub const FILE_SYSTEM_TYPE: &str = "fuse.lidfs";
-
-/// One line of `/proc/self/mountinfo`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountEntry {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its file system type, `fuse.lidfs` for ours.
-    pub fs_type: String,
-}
-
-/// The mount at `path` that is on top, if any.
-pub fn mount_at(path: &Path) -> io::Result<Option<MountEntry>> {
-    let text = fs::read("/proc/self/mountinfo")?;
-    Ok(parse(&text).into_iter().rfind(|entry| entry.path == path))
-}
-
-fn parse(text: &[u8]) -> Vec<MountEntry> {
-    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
-}
-
-/// `36 35 98:0 /root /mount/point rw,noatime shared:1 - fuse.lidfs source options`, from proc(5).
-fn parse_line(line: &[u8]) -> Option<MountEntry> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let path = unescape(fields.nth(4)?);
-    let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
-    Some(MountEntry { path, fs_type: String::from_utf8_lossy(fs_type).into_owned() })
-}
-
-/// Space, tab, newline and backslash stand as three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut path = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|_| first == b'\\');
-        let octal = digits
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        path.push(octal.unwrap_or(first));
-        rest = if octal.is_some() { &after[3..] } else { after };
-    }
-    PathBuf::from(OsString::from_vec(path))
-}
 
 /// The absolute path of a mount point as the kernel lists it, found without
 /// asking the file system that is mounted there: a hung one would never answer.
@@ -97,16 +54,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_with_optional_fields_and_escapes_is_read() {
-        let line =
-            b"36 35 98:0 / /mnt/a\\040b\\134c rw,noatime shared:1 master:2 - fuse.lidfs s3://b rw";
-        let entry = parse_line(line).unwrap();
-        assert_eq!(entry.path, Path::new("/mnt/a b\\c"));
-        assert_eq!(entry.fs_type, "fuse.lidfs");
-        assert_eq!(parse_line(b"36 35"), None);
-    }
-
-    #[test]
     fn links_and_dots_lead_to_the_place_the_kernel_lists() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
@@ -118,10 +65,5 @@ mod tests {
             assert_eq!(canonical(&root.join(path)).unwrap(), real, "{path}");
         }
         assert!(canonical(Path::new("")).is_err());
-    }
-
-    #[test]
-    fn the_kernel_lists_the_root() {
-        assert!(mount_at(Path::new("/")).unwrap().is_some());
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::assemble::{Assembled, assemble};
 use super::background::Starting;
 use super::open::{Storage, harden};
+use super::pages::Pages;
 use super::registry::{self, Place};
 use super::shared::Shared;
 use super::signals::Signals;
@@ -118,17 +119,18 @@ async fn mount_and_serve(
 ) -> Result<(), DaemonError> {
     let mut signals = Signals::new().map_err(|source| system_error("signals", source))?;
     let assembled = tokio::select! {
-        assembled = assemble(plan, background.clone()) => assembled?,
-        _ = signals.next() => return Err(DaemonError::Interrupted),
+        assembled = assemble(plan, background.clone(), &mut signals) => assembled?,
         _ = panics.wait_for(|panicked| *panicked) => return Err(DaemonError::Panicked),
     };
     let Assembled { storage, volume, pinned, fs, reader, lease, follower, fuse, warnings } =
         assembled;
-    let mount = match show(&fs, &fuse) {
-        Ok(mount) => mount,
+    // All that can fail comes before the mount: one that vanishes again could lose what is written there.
+    let shown = announce(plan).and_then(|place| Ok((place, show(&fs, &fuse)?)));
+    let (Announced { place, listener, pages }, mount) = match shown {
+        Ok(shown) => shown,
         Err(error) => {
             abandon(&fs, lease).await;
-            return Err(error.into());
+            return Err(error);
         }
     };
     for warning in &warnings {
@@ -139,6 +141,7 @@ async fn mount_and_serve(
         mountpoint: mount.path().to_owned(),
         fs,
         mount,
+        pages,
         reader,
         meter: Arc::clone(&storage.meter),
         url: storage.url.to_string(),
@@ -150,7 +153,7 @@ async fn mount_and_serve(
         warnings: Mutex::new(warnings),
         ended: watch::Sender::new(None),
     });
-    let live = Live::start(shared, storage, pin, lease)?;
+    let live = Live::start(shared, storage, pin, lease, (place, listener));
     let place = live.shared.mountpoint.display();
     tracing::info!(volume = live.shared.volume, "mounted");
     starting.mounted("").map_err(|source| system_error("the terminal cannot be left", source))?;
@@ -192,9 +195,8 @@ impl Live {
         storage: Storage,
         pin: crate::volume::Pin,
         lease: Option<Lease>,
-    ) -> Result<Self, DaemonError> {
-        let (place, listener) =
-            announce(&shared).map_err(|source| system_error("control socket", source))?;
+        (place, listener): (Place, UnixListener),
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let commits = shared.fs.commits();
         let lease =
@@ -208,13 +210,24 @@ impl Live {
         let answering = Arc::clone(&shared);
         let control =
             control::Server::start(listener, move |request| Arc::clone(&answering).answer(request));
-        Ok(Self { shared, stop, lease, pin, control, place })
+        Self { shared, stop, lease, pin, control, place }
     }
 }
 
-fn announce(shared: &Shared) -> io::Result<(Place, UnixListener)> {
-    let place = Place::claim(&shared.mountpoint)?;
-    let listener = control::listen(&place.socket)?;
-    place.publish(&shared.mountpoint)?;
-    Ok((place, listener))
+/// What a mount is found and asked by.
+struct Announced {
+    place: Place,
+    listener: UnixListener,
+    pages: Pages,
+}
+
+/// Whoever connects from now on is answered once the mount is there.
+fn announce(plan: &Plan) -> Result<Announced, DaemonError> {
+    let failed = |source| system_error("control socket", source);
+    let place = Place::claim(&plan.mountpoint).map_err(failed)?;
+    let listener = control::listen(&place.socket).map_err(failed)?;
+    place.publish(&plan.mountpoint).map_err(failed)?;
+    let pages =
+        Pages::start(plan.mountpoint.clone()).map_err(|source| system_error("threads", source))?;
+    Ok(Announced { place, listener, pages })
 }

@@ -1,5 +1,6 @@
 //! What the tasks of a daemon share: the live mount, seen from outside.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -7,14 +8,14 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::control::{Request, Response};
+use super::pages::Pages;
 use super::status::{
     ByteCounts, CacheStatus, HealthState, HealthStatus, RequestCounts, SCHEMA, Status, StoreStatus,
     VolumeStatus, WriteStatus,
 };
-use super::system;
 use crate::data::BlockReader;
 use crate::fs::{FileSystem, FsError, FsHealth};
-use crate::fuse::{FuseError, FuseMount, Unmount};
+use crate::fuse::{FuseError, FuseMount, Presence, Unmount};
 use crate::meta::SlateReader;
 use crate::store::measured::StoreMeter;
 
@@ -28,6 +29,7 @@ pub(super) type Ended = Option<Result<(), String>>;
 pub(super) struct Shared {
     pub fs: FileSystem,
     pub mount: FuseMount,
+    pub pages: Pages,
     pub reader: Arc<BlockReader>,
     pub meter: Arc<StoreMeter>,
     pub url: String,
@@ -59,7 +61,7 @@ impl Shared {
     /// Everything written so far is in the bucket on return.
     ///
     /// The kernel holds written pages that this process has not seen: it is
-    /// asked for them first, as any process would, so never on a FUSE thread.
+    /// asked for them first, as any process would ask.
     ///
     /// # Errors
     /// What was not stored, and why.
@@ -67,8 +69,6 @@ impl Shared {
         if self.read_only {
             return Ok(());
         }
-        let place = self.mountpoint.clone();
-        let wrote = tokio::task::spawn_blocking(move || system::write_back(&place)).await;
         let said = |what: &str| {
             let place = self.mountpoint.display();
             let next = if self.is_fenced() {
@@ -78,12 +78,21 @@ impl Shared {
             };
             format!("{place}: not everything is in the bucket: {what}{next}")
         };
-        match wrote {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(said(&error.to_string())),
-            Err(_) => return Err(said("an internal error")),
-        }
+        self.write_back().await.map_err(|error| said(&error.to_string()))?;
         self.fs.flush().await.map_err(|error: FsError| said(&error.to_string()))
+    }
+
+    /// Has the kernel hand over what it holds, where it holds anything.
+    async fn write_back(&self) -> io::Result<()> {
+        match self.mount.presence() {
+            Presence::Mounted => self.pages.write_back().await,
+            // Its path belongs to another file system now.
+            Presence::Detached => Err(io::Error::other(
+                "it was unmounted lazily, or covered, and what the kernel holds of files that are still \
+                 open cannot be asked for: close them",
+            )),
+            Presence::Over => Ok(()),
+        }
     }
 
     async fn unmount(&self) -> Response {

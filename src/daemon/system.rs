@@ -89,6 +89,18 @@ pub(super) fn close_inherited(keep: &[RawFd]) {
     }
 }
 
+/// Gives the calling thread a descriptor table of its own, with nothing but the standard streams.
+pub(super) fn leave_descriptors() -> io::Result<()> {
+    let (first, last, flags) = (3, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE);
+    // SAFETY: only numbers are passed. What this process owns stays open in the table of the
+    // other threads, and this one has nothing yet that it could use afterwards.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Leaves the terminal and the caller's directory behind; standard streams go to `/dev/null`.
 pub(super) fn leave_terminal() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -209,7 +221,7 @@ fn unmount_by_helper(path: &Path, lazy: bool) -> io::Result<()> {
 
 /// Makes the kernel hand over every written page of the mount at `path` (syncfs(2)).
 ///
-/// Blocks until the file system has taken them. Where the directory may not be
+/// Blocks until the file system has taken them: only for [`Pages`](super::pages::Pages). Where the directory may not be
 /// opened by this user, all file systems are asked (sync(2)), which says less.
 pub(super) fn write_back(path: &Path) -> io::Result<()> {
     match open_aside(path).or_else(|_| File::open(path)) {

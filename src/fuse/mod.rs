@@ -31,5 +31,6 @@ mod tests;
 pub use error::FuseError;
 pub use invalidate::Invalidator;
 pub use mount::Unmount;
+pub use mountinfo::mount_type_at;
 pub use options::{Caching, FOLLOWER_TTL, FuseOptions, WRITER_TTL};
-pub use session::{FuseMount, mount};
+pub use session::{FuseMount, Presence, mount};

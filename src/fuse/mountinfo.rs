@@ -27,6 +27,14 @@ pub(super) fn top_mount(path: &Path) -> io::Result<Option<(MountId, String)>> {
         .map(|line| (line.id, line.kind)))
 }
 
+/// The type of the topmost mount at `path` (absolute, without links), such as `ext4` or `fuse.lidfs`.
+///
+/// # Errors
+/// The kernel's list of mounts cannot be read.
+pub fn mount_type_at(path: &Path) -> io::Result<Option<String>> {
+    Ok(top_mount(path)?.map(|(_, kind)| kind))
+}
+
 struct Line {
     id: MountId,
     mount_point: Vec<u8>,
@@ -78,6 +86,7 @@ mod tests {
         assert_eq!(line.mount_point, b"/mnt/my drive");
         assert_eq!(line.id, MountId { id: 97, device: (0, 51) });
         assert_eq!(line.kind, "fuse.lidfs");
+        assert_eq!(unescape(b"a\\134c\\9"), b"a\\c\\9");
     }
 
     #[test]

@@ -119,6 +119,17 @@ impl FuseMount {
         }
     }
 
+    /// Where it stands. Asks the kernel's tables, never the mount.
+    pub fn presence(&self) -> Presence {
+        if self.state.end.borrow().is_some() {
+            Presence::Over
+        } else if self.state.mounted.is_there() {
+            Presence::Mounted
+        } else {
+            Presence::Detached
+        }
+    }
+
     /// For telling the kernel what changed behind it.
     pub fn invalidator(&self) -> Invalidator {
         self.invalidator.clone()
@@ -131,6 +142,17 @@ impl Drop for FuseMount {
             tracing::warn!(%error, "the mount stays in the mount table");
         }
     }
+}
+
+/// Whether a mount is found at its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    Mounted,
+    /// No more, but files are open on it: it was unmounted lazily, moved or covered.
+    Detached,
+    /// The session is over.
+    Over,
 }
 
 /// How a session ended.

@@ -326,12 +326,15 @@ fn busy_mount_stays_until_detached() {
     let drive = Drive::new();
     let open = File::create(drive.path("file")).unwrap();
     assert!(matches!(drive.unmount(Unmount::IfIdle), Err(FuseError::Busy { .. })));
+    assert_eq!(drive.mount().presence(), Presence::Mounted);
     drive.unmount(Unmount::Detach).unwrap();
+    assert_eq!(drive.mount().presence(), Presence::Detached);
     assert!(fs::metadata(drive.path("file")).is_err());
     (&open).write_all(b"the session lives on").unwrap();
     open.sync_all().unwrap();
     drop(open);
     drive.wait().unwrap();
+    assert_eq!(drive.mount().presence(), Presence::Over);
 }
 
 #[test]

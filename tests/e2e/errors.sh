@@ -93,6 +93,8 @@ write_config
 use_machine holder
 mount_volume
 echo before >"$mnt/file"
+mkdir "$mnt/inside"
+try "umount of a directory in the drive" 15 "not a mount point" "$lidfs" umount "$mnt/inside"
 flush_volume
 use_machine other
 mount_it "second writer" 11 "$host.*([0-9]+ ?(s|m|h)|ago)"
