@@ -166,7 +166,8 @@ where
 /// `TimedOut` after `timeout`; `UnexpectedEof` when the daemon ended without an answer.
 pub fn ask(socket: &Path, request: Request, timeout: Option<Duration>) -> io::Result<Response> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(timeout)?;
+    // Zero would be refused; it stands for the shortest wait there is.
+    stream.set_read_timeout(timeout.map(|time| time.max(Duration::from_millis(1))))?;
     let mut line = serde_json::to_vec(&request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
@@ -220,8 +221,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_daemon_that_does_not_answer_costs_the_timeout_only() {
-        let error = asked(Request::Status, Some(Duration::from_millis(20))).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        for timeout in [Duration::from_millis(20), Duration::ZERO] {
+            let error = asked(Request::Status, Some(timeout)).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{timeout:?}");
+        }
     }
 
     #[tokio::test]
