@@ -38,10 +38,10 @@ pub enum ConfigError {
         /// What is wrong with it.
         message: String,
     },
-    /// Values that do not go together.
-    #[error("[write]: {message}; config.example.toml has values that do")]
+    /// Values that cannot be, or do not go together.
+    #[error("{message}; config.example.toml has values that work")]
     Value {
-        /// Which, and why.
+        /// Section or key, and why.
         message: String,
     },
     /// A value that the command cannot do without.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, config_home};
+use super::{Config, ConfigError, Log, config_home};
 
 /// Where every user's config is when none has one of their own.
 const SYSTEM_FILE: &str = "/etc/lidfs/config.toml";
@@ -93,7 +93,10 @@ pub fn load(request: &Request) -> Result<Loaded, ConfigError> {
     for change in variables.iter().chain(&request.overrides) {
         config = apply(&mut table, change)?;
     }
-    config.write.fs_config().check().map_err(|message| ConfigError::Value { message })?;
+    let wrong =
+        |place: &str, message| ConfigError::Value { message: format!("{place}: {message}") };
+    config.write.fs_config().check().map_err(|message| wrong("[write]", message))?;
+    Log::check(&config.log.level).map_err(|message| wrong("log.level", message))?;
     Ok(Loaded { config, file: found.map(|(path, _)| path) })
 }
 

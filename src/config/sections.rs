@@ -202,6 +202,24 @@ impl Default for Log {
     }
 }
 
+impl Log {
+    /// What is wrong with a level or filter: every part of it must end with a level.
+    ///
+    /// A word that is no level would be taken for the name of a module, and a typing
+    /// mistake would so switch the log off.
+    pub fn check(level: &str) -> Result<(), String> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        for part in level.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let word = part.rsplit_once('=').map_or(part, |(_, word)| word).trim();
+            if !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)) {
+                let levels = LEVELS.join(", ");
+                return Err(format!("{word:?} is not one of {levels}"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -354,6 +372,16 @@ mod tests {
             let bare = ["volume", "key", "state"].contains(&section);
             assert!(bare || text.contains(&format!("[{section}]")), "{section}");
             toml::from_str::<Config>(&format!("[{section}]\n")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_log_level_with_a_typing_mistake_is_refused() {
+        for good in ["info", "WARN", "off", "info,lidfs::store=debug", "lidfs=trace"] {
+            assert_eq!(Log::check(good), Ok(()), "{good}");
+        }
+        for bad in ["inof", "info,lidfs::store", "lidfs::store=debgu"] {
+            assert!(Log::check(bad).is_err(), "{bad}");
         }
     }
 

@@ -26,9 +26,12 @@ const LOG_BYTES_MAX: u64 = 8 * MIB;
 /// The filter makes no sense, or the file cannot be opened.
 pub(super) fn start(config: &Log, file: Option<&Path>) -> io::Result<()> {
     let level = std::env::var("LIDFS_LOG").unwrap_or_else(|_| config.level.clone());
-    let filter = EnvFilter::try_new(&level).map_err(|error| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("log.level {level:?}: {error}"))
-    })?;
+    let wrong = |error: String| {
+        let message = format!("LIDFS_LOG or log.level {level:?}: {error}");
+        io::Error::new(io::ErrorKind::InvalidInput, message)
+    };
+    Log::check(&level).map_err(wrong)?;
+    let filter = EnvFilter::try_new(&level).map_err(|error| wrong(error.to_string()))?;
     let writer = match file {
         Some(path) => Output::File(Mutex::new(LogFile::open(path)?)),
         None => Output::Terminal,
