@@ -44,9 +44,8 @@ fn arguments(words: &[OsString]) -> Result<mount::Args, Failure> {
             _ if text.starts_with("-o") => args.config.options.push(text[2..].to_owned()),
             // sloppy, fake, no mtab, verbose
             _ if text.starts_with('-') && text[1..].chars().all(|flag| "sfnvrw".contains(flag)) => {
-                if text.contains('r') {
-                    args.read_only = true;
-                }
+                args.read_only |= text.contains('r');
+                args.fake |= text.contains('f');
             }
             _ if text.starts_with('-') => return Err(usage()),
             _ => places.push(text.to_owned()),
@@ -94,6 +93,14 @@ mod tests {
         let args = args.unwrap().unwrap();
         assert_eq!(args.config.config.as_deref(), Some(Path::new("/etc/lidfs/a.toml")));
         assert_eq!(args.config.options, ["suid,dev"]);
+    }
+
+    #[test]
+    fn mount_f_tries_a_line_of_fstab_without_mounting() {
+        let args = parsed(&["mount.lidfs", "s3://b/p", "/", "-fnv", "-o", "rw"]).unwrap().unwrap();
+        assert!(args.fake && !args.read_only);
+        let args = parsed(&["mount.lidfs", "s3://b/p", "/", "-rn"]).unwrap().unwrap();
+        assert!(!args.fake && args.read_only);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub(super) struct Args {
     /// Change nothing; works beside another machine's writing mount
     #[arg(short, long)]
     pub(super) read_only: bool,
+    /// Check the arguments only, as `mount -f` asks its helpers to.
+    #[arg(skip)]
+    pub(super) fake: bool,
     #[command(flatten)]
     pub(super) accepted: Accepted,
 }
@@ -65,7 +68,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         accept_rollback: args.accepted.accept_rollback,
         config,
     };
-    if args.foreground {
+    if args.fake {
+        Ok(())
+    } else if args.foreground {
         serve(&plan, Starting::foreground())
     } else {
         in_background(&plan, "", || Ok(()))

@@ -42,7 +42,9 @@ pub enum FuseError {
         source: io::Error,
     },
     /// A mount option that neither the kernel nor mount(8) has.
-    #[error("mount option {option:?} is unknown; see lidfs mount --help for those there are")]
+    #[error(
+        "mount option {option:?} is unknown; there are section.key=value (see config.example.toml), ro, allow_other, nonempty, uid=N, gid=N, suid, dev, noexec, sync, dirsync, context=..."
+    )]
     UnknownOption {
         /// The option.
         option: String,

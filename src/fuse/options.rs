@@ -167,7 +167,7 @@ impl FuseOptions {
             | "norelatime"
             | "strictatime"
             | "comment" => {}
-            _ if name.starts_with("x-") => {}
+            _ if name.starts_with("x-") || name.starts_with("X-") => {}
             _ => return Err(FuseError::UnknownOption { option: option.into() }),
         }
         Ok(())
@@ -194,7 +194,9 @@ mod tests {
     #[test]
     fn fstab_words_pass_and_unknown_ones_are_named() {
         let mut options = FuseOptions::writer("/m", "s");
-        for word in ["defaults", "_netdev", "x-systemd.automount", "noexec", "uid=7", "ro"] {
+        for word in
+            ["defaults", "_netdev", "x-systemd.automount", "X-mount.mkdir", "noexec", "uid=7", "ro"]
+        {
             options.add(word).unwrap();
         }
         assert_eq!((options.uid, options.read_only), (Some(7), true));
