@@ -93,6 +93,9 @@ fn render(status: &Status) -> String {
             requests.get, requests.put, requests.head, requests.list, requests.delete, store.errors
         ),
     );
+    if let Some(cost) = store.cost_usd {
+        line("cost", format!("about {cost:.4} USD for these requests at Amazon's list price"));
+    }
     line("traffic", format!("{} up, {} down", size(store.bytes.up), size(store.bytes.down)));
     line(
         "cache",

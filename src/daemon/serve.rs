@@ -144,7 +144,7 @@ async fn mount_and_serve(
         pages,
         reader,
         meter: Arc::clone(&storage.meter),
-        url: storage.url.to_string(),
+        url: storage.url.clone(),
         volume: volume.id().to_string(),
         pinned,
         read_only: plan.config.mount.read_only,

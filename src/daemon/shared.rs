@@ -17,6 +17,7 @@ use crate::data::BlockReader;
 use crate::fs::{FileSystem, FsError, FsHealth};
 use crate::fuse::{FuseError, FuseMount, Presence, Unmount};
 use crate::meta::SlateReader;
+use crate::store::StoreUrl;
 use crate::store::measured::StoreMeter;
 
 /// Most warnings kept; an outage must not fill memory.
@@ -32,7 +33,7 @@ pub(super) struct Shared {
     pub pages: Pages,
     pub reader: Arc<BlockReader>,
     pub meter: Arc<StoreMeter>,
-    pub url: String,
+    pub url: StoreUrl,
     pub volume: String,
     pub mountpoint: PathBuf,
     pub pinned: bool,
@@ -156,6 +157,15 @@ impl Shared {
                 message: Some("another writer has taken the volume over: unmount".to_owned()),
             },
         };
+        let requests = RequestCounts {
+            get: store.requests.get,
+            put: store.requests.put,
+            head: store.requests.head,
+            list: store.requests.list,
+            delete: store.requests.delete,
+            copy: store.requests.copy,
+        };
+        let cost_usd = matches!(self.url, StoreUrl::S3 { .. }).then(|| requests.cost_usd());
         Status {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -164,7 +174,7 @@ impl Shared {
             uptime_seconds: self.started.elapsed().as_secs(),
             read_only: fs.read_only,
             volume: VolumeStatus {
-                url: self.url.clone(),
+                url: self.url.to_string(),
                 id: self.volume.clone(),
                 commit: fs.last_commit,
                 commit_age_ms: fs.last_commit_age_ms,
@@ -180,16 +190,10 @@ impl Shared {
                 lost_files: fs.lost_files,
             },
             store: StoreStatus {
-                requests: RequestCounts {
-                    get: store.requests.get,
-                    put: store.requests.put,
-                    head: store.requests.head,
-                    list: store.requests.list,
-                    delete: store.requests.delete,
-                    copy: store.requests.copy,
-                },
+                requests,
                 bytes: ByteCounts { up: store.bytes_up, down: store.bytes_down },
                 errors: store.errors,
+                cost_usd,
             },
             cache: CacheStatus {
                 hits: cache.hits,

@@ -107,7 +107,7 @@ pub struct WriteStatus {
 }
 
 /// What was asked of the store.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StoreStatus {
     /// Requests by operation.
     pub requests: RequestCounts,
@@ -115,6 +115,10 @@ pub struct StoreStatus {
     pub bytes: ByteCounts,
     /// Requests that failed.
     pub errors: u64,
+    /// What the requests would cost at a list price ([`RequestCounts::cost_usd`]), in US dollars;
+    /// `None` where the volume is not in S3.
+    #[serde(default)]
+    pub cost_usd: Option<f64>,
 }
 
 /// Requests by operation.
@@ -132,6 +136,22 @@ pub struct RequestCounts {
     pub delete: u64,
     /// Copies made by the store itself.
     pub copy: u64,
+}
+
+/// List price of Amazon S3 Standard in us-east-1, in dollars for one request that writes or lists
+/// (aws.amazon.com/s3/pricing).
+const WRITE_USD: f64 = 0.005 / 1000.0;
+/// The same for one that reads. Deleting is free.
+const READ_USD: f64 = 0.0004 / 1000.0;
+
+impl RequestCounts {
+    /// An estimate: the requests at that list price. Storage and traffic are not in it.
+    // Exact up to 2^53 requests.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn cost_usd(&self) -> f64 {
+        let (writes, reads) = (self.put + self.list + self.copy, self.get + self.head);
+        writes as f64 * WRITE_USD + reads as f64 * READ_USD
+    }
 }
 
 /// Bytes by direction.
@@ -156,4 +176,17 @@ pub struct CacheStatus {
     pub memory_bytes: u64,
     /// Bytes of disk in use.
     pub disk_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_cost_what_the_price_list_says() {
+        let counts =
+            RequestCounts { put: 1000, list: 500, copy: 500, get: 9000, head: 1000, delete: 7000 };
+        assert!((counts.cost_usd() - (0.010 + 0.004)).abs() < 1e-12);
+        assert!(RequestCounts::default().cost_usd() < 1e-12);
+    }
 }
