@@ -11,6 +11,8 @@ pub mod daemon;
 pub mod config;
 // The kernel's side: FUSE.
 pub mod fuse;
+// Space that nothing needs comes back.
+pub mod gc;
 // The file system itself.
 pub mod fs;
 // Content of files.

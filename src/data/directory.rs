@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::DataError;
+use super::chunk::ChunkRef;
 use super::pack::{PackContext, TRAILER_LEN, directory_len, open_directory};
 use crate::base::{KIB, PackNumber};
-use crate::format::{PackDirectory, PackRecord};
+use crate::crypto::HEADER_LEN;
+use crate::format::{PackDirectory, PackEntry, PackRecord};
 use crate::store::object_store::{ObjectStore, ObjectStoreExt as _};
 
 /// Bytes from the end of a pack that usually hold all of its directory.
@@ -38,4 +40,17 @@ pub async fn read_directory(
         bytes = tail(needed).await?;
     }
     open_directory(pack, &opener, &bytes, size)
+}
+
+/// The chunks that a pack's directory tells of, in order.
+pub fn chunks_of(pack: PackNumber, directory: &PackDirectory) -> Vec<ChunkRef> {
+    let mut offset = HEADER_LEN as u32;
+    let mut chunks = Vec::with_capacity(directory.entries.len());
+    for (entry, index) in directory.entries.iter().zip(0..) {
+        let PackEntry { sealed_len, compressed, .. } = *entry;
+        chunks.push(ChunkRef { pack, chunk: index, offset, sealed_len, compressed });
+        // Hostile lengths cannot be: the directory is authentic.
+        offset = offset.saturating_add(sealed_len);
+    }
+    chunks
 }

@@ -31,7 +31,7 @@ mod upload;
 
 pub use chunk::{CHUNK_LEN_MAX, ChunkRef, PackSeal};
 pub use compress::Compression;
-pub use directory::read_directory;
+pub use directory::{chunks_of, read_directory};
 pub use disk_cache::DiskCacheConfig;
 pub use edits::{BlockChange, FileEdits};
 pub use error::DataError;

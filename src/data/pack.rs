@@ -124,7 +124,8 @@ impl PackContext {
         let salt = sealer.salt();
         let mut squeezer = Squeezer::new(self.compression)
             .map_err(|error| DataError::Compressor { pack: number, reason: error.to_string() })?;
-        let content_len = chunks.iter().map(|chunk| chunk.content.len()).sum();
+        let content_len: usize = chunks.iter().map(|chunk| chunk.content.len()).sum();
+        let content = content_len as u64;
         let mut body = Body::new(number, sealer, content_len, chunks.len());
         let mut directory = PackDirectory { entries: Vec::with_capacity(chunks.len()) };
         let mut places = Vec::with_capacity(chunks.len());
@@ -152,7 +153,7 @@ impl PackContext {
             });
         }
         let (body, size) = body.finish(&directory)?;
-        let record = PackRecord { epoch: key.epoch, salt, size, live: 0, birth };
+        let record = PackRecord { epoch: key.epoch, salt, size, content, live: 0, birth };
         Ok(BuiltPack { number, path: Path::from(path), record, places, body })
     }
 

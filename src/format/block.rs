@@ -90,10 +90,10 @@ impl Fragment {
         Some(Self { at: start, len: end - start, place })
     }
 
-    /// The pack it lies in and what it keeps alive there, in bytes.
+    /// The pack it lies in and how many bytes of content it shows of it.
     pub fn pack_use(&self) -> Option<(PackNumber, u64)> {
         match self.place {
-            Place::Pack { pack, sealed_len, .. } => Some((pack, u64::from(sealed_len))),
+            Place::Pack { pack, .. } => Some((pack, u64::from(self.len))),
             Place::Inline(_) => None,
         }
     }

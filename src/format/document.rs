@@ -9,8 +9,9 @@ use bytes::Bytes;
 
 use super::header::{Signed, Unlock, hex, unhex};
 use super::{
-    Counters, DirEntry, FileKind, FormatError, Fragment, InodeFlags, InodeRecord, Key,
-    OrphanRecord, PackDirectory, PackEntry, PackRecord, Page, Place, Writer, pack_path,
+    Counters, DirEntry, FileKind, FormatError, Fragment, FreedRecord, InodeFlags, InodeRecord, Key,
+    OrphanRecord, PackDirectory, PackEntry, PackRecord, Page, Place, Space, UnsweptRecord, Writer,
+    pack_path,
 };
 use crate::base::{
     BlockIndex, CommitNumber, Epoch, Inode, PackNumber, Timestamp, VolumeId, WriterEpoch,
@@ -103,6 +104,7 @@ fn keys_are_as_documented() {
     expect("key P", Key::pack(PACK).as_bytes());
     expect("key R", Key::reference(PACK, INODE, BlockIndex(2)).as_bytes());
     expect("key S", Key::counters().as_bytes());
+    expect("key U", Key::unswept(PACK).as_bytes());
     expect("key X", Key::xattr(INODE, b"user.tag").as_bytes());
 }
 
@@ -156,6 +158,8 @@ fn inodes_and_entries_are_as_documented() {
     let tombstone = DirEntry { target: None, chained: true, name: Box::default() };
     expect_value("tombstone", &tombstone, &tombstone.encode(), |bytes| DirEntry::decode(bytes));
     expect("orphan", &OrphanRecord.encode());
+    let unswept = UnsweptRecord { to: WriterEpoch(4) };
+    expect_value("unswept", &unswept, &unswept.encode(), |bytes| UnsweptRecord::decode(bytes));
 }
 
 fn packed(at: u32, len: u32, chunk: (u32, u32, u32), skip: u32) -> Fragment {
@@ -184,9 +188,17 @@ fn block_maps_are_as_documented() {
 fn packs_are_as_documented() {
     let mut salt = [0; 32];
     salt.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
-    let record =
-        PackRecord { epoch: Epoch(2), salt, size: 9_700, live: 6_552, birth: CommitNumber(8) };
+    let record = PackRecord {
+        epoch: Epoch(2),
+        salt,
+        size: 9_700,
+        content: 70_000,
+        live: 65_536,
+        birth: CommitNumber(8),
+    };
     expect_value("pack", &record, &record.encode(), |bytes| PackRecord::decode(bytes));
+    let freed = FreedRecord { epoch: Epoch(2), size: 9_700, freed: 1_700_000_000 };
+    expect_value("freed pack", &freed, &freed.encode(), |bytes| FreedRecord::decode(bytes));
 
     let mac = names_key().mac(&[&PACK.0.to_le_bytes()]);
     expect("pack name", &mac[..16]);
@@ -230,6 +242,14 @@ fn counters_are_as_documented() {
         inodes: 12,
         bytes: 70_000,
         next_pack: crate::base::PackNumber(6),
+        space: Space {
+            packs: 1,
+            pack_bytes: 9_700,
+            content_bytes: 70_000,
+            live_bytes: 65_536,
+            freed_packs: 0,
+            freed_bytes: 0,
+        },
     };
     expect_value("counters", &counters, &counters.encode(), |bytes| Counters::decode(bytes));
 }

@@ -5,7 +5,8 @@
 //! D parent hash       directory entry           L inode page        page holds inline bytes
 //! F commit pack       freed pack                O inode             unlinked but open
 //! P pack              pack record               R pack inode block  second owner of a block
-//! S                   volume counters           X inode name        extended attribute
+//! S                   volume counters           U pack              orphans may lie from here on
+//! X inode name        extended attribute
 //! ```
 
 use std::borrow::Borrow;
@@ -37,6 +38,8 @@ pub enum KeyKind {
     Reference = b'R',
     /// Volume counters.
     Counters = b'S',
+    /// Pack numbers among which a writer may have left orphans.
+    Unswept = b'U',
     /// Extended attribute.
     Xattr = b'X',
 }
@@ -108,6 +111,11 @@ impl Key {
         Self::build(KeyKind::Freed, &[commit.0, pack.0], &[])
     }
 
+    /// Orphans may lie among the packs from `from` on.
+    pub fn unswept(from: PackNumber) -> Self {
+        Self::build(KeyKind::Unswept, &[from.0], &[])
+    }
+
     /// The volume's counters.
     pub fn counters() -> Self {
         Self::build(KeyKind::Counters, &[], &[])
@@ -153,13 +161,19 @@ impl Key {
     /// Every key of `kind` under `inode` from the second number `from` on lies in `start..end`.
     pub fn range_under(kind: KeyKind, inode: Inode, from: u64) -> (Vec<u8>, Vec<u8>) {
         let start = Self::build(kind, &[inode.0, from], &[]).0.into_vec();
-        (start, Self::end_under(kind, inode))
+        (start, Self::end_of(kind, inode.0))
+    }
+
+    /// Every back-reference to `pack` lies in `start..end`.
+    pub fn range_of_references(pack: PackNumber) -> (Vec<u8>, Vec<u8>) {
+        let start = Self::build(KeyKind::Reference, &[pack.0], &[]).0.into_vec();
+        (start, Self::end_of(KeyKind::Reference, pack.0))
     }
 
     /// Every extended attribute of `inode` lies in `start..end`.
     pub fn range_of_xattrs(inode: Inode) -> (Vec<u8>, Vec<u8>) {
         let start = Self::build(KeyKind::Xattr, &[inode.0], &[]).0.into_vec();
-        (start, Self::end_under(KeyKind::Xattr, inode))
+        (start, Self::end_of(KeyKind::Xattr, inode.0))
     }
 
     /// Block map pages `from..to` of `inode` lie in `start..end`.
@@ -168,8 +182,9 @@ impl Key {
         (start, Self::page(inode, to).0.into_vec())
     }
 
-    fn end_under(kind: KeyKind, inode: Inode) -> Vec<u8> {
-        match inode.0.checked_add(1) {
+    /// Behind every key of `kind` whose first number is `number`.
+    fn end_of(kind: KeyKind, number: u64) -> Vec<u8> {
+        match number.checked_add(1) {
             Some(next) => Self::build(kind, &[next], &[]).0.into_vec(),
             None => vec![kind as u8 + 1],
         }

@@ -14,5 +14,5 @@ pub use block::{Fragment, PAGE_BLOCKS, Page, Place, page_of};
 pub use codec::{FormatError, Reader, Writer};
 pub use inode::{FileKind, InodeFlags, InodeRecord, SETGID, SETUID, STICKY};
 pub use key::{Key, KeyKind};
-pub use pack::{PackDirectory, PackEntry, PackRecord, pack_path};
-pub use record::{Counters, DirEntry, OrphanRecord};
+pub use pack::{FreedRecord, PackDirectory, PackEntry, PackRecord, pack_path};
+pub use record::{Counters, DirEntry, OrphanRecord, Space, UnsweptRecord};

@@ -20,7 +20,9 @@ pub struct PackRecord {
     pub salt: [u8; 32],
     /// Length of the object in bytes.
     pub size: u64,
-    /// Sealed bytes of chunks in use, each counted once for every fragment that refers to it.
+    /// Bytes of content in it, before compression.
+    pub content: u64,
+    /// Bytes of content that files show of it; bytes that two files share count twice.
     pub live: u64,
     /// The commit that made it.
     pub birth: CommitNumber,
@@ -34,7 +36,7 @@ impl PackRecord {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(64);
         out.u8(Self::VERSION).u32(self.epoch.0).bytes(&self.salt);
-        out.varint(self.size).varint(self.live).varint(self.birth.0);
+        out.varint(self.size).varint(self.content).varint(self.live).varint(self.birth.0);
         out.finish()
     }
 
@@ -48,9 +50,45 @@ impl PackRecord {
             epoch: Epoch(reader.u32()?),
             salt: reader.array()?,
             size: reader.varint()?,
+            content: reader.varint()?,
             live: reader.varint()?,
             birth: CommitNumber(reader.varint()?),
         };
+        reader.finish()?;
+        Ok(record)
+    }
+}
+
+/// A pack that no file needs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreedRecord {
+    /// Data key epoch that sealed it.
+    pub epoch: Epoch,
+    /// Length of the object in bytes.
+    pub size: u64,
+    /// When it was freed, in seconds since 1970 by the writer's clock.
+    pub freed: u64,
+}
+
+impl FreedRecord {
+    const WHAT: &'static str = "record of a freed pack";
+    const VERSION: u8 = 1;
+
+    /// The record's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::with_capacity(24);
+        out.u8(Self::VERSION).u32(self.epoch.0).varint(self.size).varint(self.freed);
+        out.finish()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(Self::WHAT, bytes);
+        if reader.u8()? != Self::VERSION {
+            return Err(reader.invalid());
+        }
+        let record =
+            Self { epoch: Epoch(reader.u32()?), size: reader.varint()?, freed: reader.varint()? };
         reader.finish()?;
         Ok(record)
     }
@@ -140,11 +178,15 @@ mod tests {
             epoch: Epoch(3),
             salt: [7; 32],
             size: 16 << 20,
+            content: 17 << 20,
             live: 1,
             birth: CommitNumber(5),
         };
         assert_eq!(PackRecord::decode(&record.encode()), Ok(record.clone()));
         assert!(PackRecord::decode(&record.encode()[..20]).is_err());
+        let freed = FreedRecord { epoch: Epoch(3), size: 16 << 20, freed: 1_700_000_000 };
+        assert_eq!(FreedRecord::decode(&freed.encode()), Ok(freed));
+        assert!(FreedRecord::decode(&freed.encode()[..9]).is_err());
     }
 
     #[test]

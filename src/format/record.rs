@@ -1,7 +1,9 @@
 //! Small records: directory entries, counters, orphans.
 
+use serde::Serialize;
+
 use super::{FileKind, FormatError, Reader, Writer};
-use crate::base::{CommitNumber, Inode, NAME_LEN_MAX, PackNumber};
+use crate::base::{CommitNumber, Inode, NAME_LEN_MAX, PackNumber, WriterEpoch};
 
 const CHAINED: u8 = 1;
 const TOMBSTONE: u8 = 2;
@@ -74,6 +76,38 @@ pub struct Counters {
     /// The lowest pack number of this writer that may be in use without a record: orphans of a
     /// crash lie from here on, and among the numbers of later writers.
     pub next_pack: PackNumber,
+    /// What packs take up.
+    pub space: Space,
+}
+
+/// What packs take up: sums over their records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Space {
+    /// Packs in use.
+    pub packs: u64,
+    /// Their objects' bytes.
+    pub pack_bytes: u64,
+    /// Bytes of content in them, before compression.
+    pub content_bytes: u64,
+    /// Those that files show; bytes that two files share count twice.
+    pub live_bytes: u64,
+    /// Packs that nothing needs any more and that are not deleted yet.
+    pub freed_packs: u64,
+    /// Their objects' bytes.
+    pub freed_bytes: u64,
+}
+
+impl Space {
+    /// Bytes of packs in use that no file shows any more, as far as they compress alike.
+    pub fn dead_bytes(&self) -> u64 {
+        let live = self.live_bytes.min(self.content_bytes);
+        if self.content_bytes == 0 {
+            return 0;
+        }
+        let dead = u128::from(self.pack_bytes) * u128::from(self.content_bytes - live)
+            / u128::from(self.content_bytes);
+        u64::try_from(dead).unwrap_or(u64::MAX)
+    }
 }
 
 impl Counters {
@@ -82,9 +116,13 @@ impl Counters {
 
     /// The record's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::with_capacity(41);
+        let mut out = Writer::with_capacity(89);
         out.u8(Self::VERSION).u64(self.commit.0).u64(self.next_inode);
         out.u64(self.inodes).u64(self.bytes).u64(self.next_pack.0);
+        let Space { packs, pack_bytes, content_bytes, live_bytes, freed_packs, freed_bytes } =
+            self.space;
+        out.u64(packs).u64(pack_bytes).u64(content_bytes).u64(live_bytes);
+        out.u64(freed_packs).u64(freed_bytes);
         out.finish()
     }
 
@@ -100,6 +138,14 @@ impl Counters {
             inodes: reader.u64()?,
             bytes: reader.u64()?,
             next_pack: PackNumber(reader.u64()?),
+            space: Space {
+                packs: reader.u64()?,
+                pack_bytes: reader.u64()?,
+                content_bytes: reader.u64()?,
+                live_bytes: reader.u64()?,
+                freed_packs: reader.u64()?,
+                freed_bytes: reader.u64()?,
+            },
         };
         reader.finish()?;
         Ok(counters)
@@ -114,6 +160,33 @@ impl OrphanRecord {
     /// The record's bytes (its key says everything).
     pub fn encode(self) -> Vec<u8> {
         vec![1]
+    }
+}
+
+/// Where orphans of a crash may lie: among the numbers of a writer from the key's on, and
+/// those of later writers before `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnsweptRecord {
+    /// The writer that noted it: its own packs are not meant.
+    pub to: WriterEpoch,
+}
+
+impl UnsweptRecord {
+    const WHAT: &'static str = "record of unswept packs";
+
+    /// The record's bytes.
+    pub fn encode(self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.varint(u64::from(self.to.0));
+        out.finish()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut reader = Reader::new(Self::WHAT, bytes);
+        let record = Self { to: WriterEpoch(reader.varint32()?) };
+        reader.finish()?;
+        Ok(record)
     }
 }
 
@@ -148,6 +221,7 @@ mod tests {
             inodes: 1,
             bytes: u64::MAX,
             next_pack: PackNumber(4),
+            space: Space { packs: 1, freed_bytes: u64::MAX, ..Space::default() },
         };
         assert_eq!(Counters::decode(&counters.encode()), Ok(counters));
         assert!(Counters::decode(&counters.encode()[1..]).is_err());

@@ -17,7 +17,8 @@ use super::tidy::FRAGMENTS_MAX;
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
 use crate::data::{BlockChange, Extents, FileEdits};
 use crate::format::{
-    FormatError, Fragment, InodeRecord, Key, PAGE_BLOCKS, PackRecord, Page, page_of,
+    Counters, FormatError, Fragment, FreedRecord, InodeRecord, Key, PAGE_BLOCKS, PackRecord, Page,
+    Space, page_of,
 };
 use crate::meta::MetaError;
 
@@ -39,6 +40,40 @@ pub(super) struct BlockMaps {
     crowded: Vec<(Inode, BlockIndex)>,
     /// Files that lose written bytes, because a page that they belong to is damaged.
     damaged: Vec<Inode>,
+    space: SpaceChange,
+}
+
+/// What packs take up, more or less than before.
+#[derive(Default)]
+struct SpaceChange {
+    packs: i64,
+    pack_bytes: i64,
+    content_bytes: i64,
+    live_bytes: i64,
+    freed_packs: i64,
+    freed_bytes: i64,
+}
+
+impl SpaceChange {
+    /// `sign` packs more are in use.
+    fn used(&mut self, record: &PackRecord, sign: i64) {
+        self.packs += sign;
+        self.pack_bytes += sign * record.size.cast_signed();
+        self.content_bytes += sign * record.content.cast_signed();
+    }
+
+    fn apply(&self, space: &mut Space) {
+        for (sum, change) in [
+            (&mut space.packs, self.packs),
+            (&mut space.pack_bytes, self.pack_bytes),
+            (&mut space.content_bytes, self.content_bytes),
+            (&mut space.live_bytes, self.live_bytes),
+            (&mut space.freed_packs, self.freed_packs),
+            (&mut space.freed_bytes, self.freed_bytes),
+        ] {
+            *sum = sum.saturating_add_signed(change);
+        }
+    }
 }
 
 impl Inner {
@@ -191,6 +226,7 @@ impl BlockMaps {
         for pack in all {
             let key = Key::pack(pack);
             let delta = packs.get(&pack).copied().unwrap_or(0);
+            let is_new = group.records.contains_key(&key);
             let bytes = match group.records.get(&key) {
                 Some(value) => value.clone(),
                 None if delta == 0 => continue,
@@ -201,14 +237,23 @@ impl BlockMaps {
                 tracing::error!("metadata is damaged: no record of pack {pack}; run lidfs fsck");
                 continue;
             };
-            record.live = record.live.saturating_add_signed(delta);
-            if record.live == 0 {
-                self.records.insert(key, None);
-                let freed = Key::freed(group.number, pack);
-                self.records.insert(freed, Some(record.encode().into()));
-            } else {
-                self.records.insert(key, Some(record.encode().into()));
+            let before = record.live;
+            record.live = before.saturating_add_signed(delta);
+            self.space.live_bytes += record.live.cast_signed() - before.cast_signed();
+            if is_new {
+                self.space.used(&record, 1);
             }
+            if record.live > 0 {
+                self.records.insert(key, Some(record.encode().into()));
+                continue;
+            }
+            let freed = inner.now().seconds.max(0).cast_unsigned();
+            let freed = FreedRecord { epoch: record.epoch, size: record.size, freed };
+            self.space.used(&record, -1);
+            self.space.freed_packs += 1;
+            self.space.freed_bytes += record.size.cast_signed();
+            self.records.insert(key, None);
+            self.records.insert(Key::freed(group.number, pack), Some(freed.encode().into()));
         }
         Ok(())
     }
@@ -233,12 +278,17 @@ impl BlockMaps {
     /// Gives back the blocks that are in too many fragments now.
     pub fn install(self, core: &mut Core, number: CommitNumber) -> Vec<(Inode, BlockIndex)> {
         let total: i64 = self.allocated.values().sum();
-        core.counters.bytes = core.counters.bytes.saturating_add_signed(total);
         self.damaged.iter().for_each(|inode| core.lost.add(*inode));
+        let count = |counters: &mut Counters| {
+            counters.bytes = counters.bytes.saturating_add_signed(total);
+            self.space.apply(&mut counters.space);
+        };
+        count(&mut core.counters);
         for (inode, delta) in &self.allocated {
             allocate(&mut core.open, *inode, *delta);
         }
         let Some(group) = core.group_mut(number) else { return Vec::new() };
+        count(&mut group.counters);
         for (inode, record) in self.inodes {
             group.set(Key::inode(inode), Some(record.encode().into()));
         }

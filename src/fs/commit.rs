@@ -21,19 +21,12 @@ use super::group::Group;
 use super::system::{Inner, Progress};
 use super::{FileSystem, FsError};
 use crate::base::{CommitNumber, ErrorKind, PackNumber};
-use crate::format::{Counters, Key};
+use crate::format::{Counters, Key, UnsweptRecord};
 use crate::meta::{Batch, MetaError};
 
 /// Pauses between attempts at a step that fails, shortest and longest.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-
-/// What the volume's counters say as of a closed group, its own bytes not yet counted.
-#[derive(Debug, Clone, Copy)]
-struct Closed {
-    number: CommitNumber,
-    counters: Counters,
-}
 
 impl Inner {
     /// Commits group after group until the mount closes.
@@ -44,8 +37,8 @@ impl Inner {
                 () = self.reason_to_close() => {}
                 _ = closing.wait_for(|closing| *closing) => return,
             }
-            if let Some(closed) = self.close_group() {
-                self.commit(closed).await;
+            if let Some(number) = self.close_group() {
+                self.commit(number).await;
             }
             if self.lock().mode == Mode::Ended {
                 // Nothing will be committed any more; those who wait are told.
@@ -76,7 +69,7 @@ impl Inner {
     }
 
     /// Makes the open group the committing one; `None` if nothing changed.
-    fn close_group(&self) -> Option<Closed> {
+    fn close_group(&self) -> Option<CommitNumber> {
         let mut core = self.lock();
         if core.open.is_empty() || core.mode == Mode::Ended {
             core.open.began = None;
@@ -84,19 +77,24 @@ impl Inner {
         }
         let number = core.open.number;
         let next = Group::new(CommitNumber(number.0 + 1));
-        let group = std::mem::replace(&mut core.open, next);
-        core.committing = Some(Arc::new(group));
+        let mut group = std::mem::replace(&mut core.open, next);
+        if let Some(from) = core.unswept.take() {
+            let record = UnsweptRecord { to: self.writer };
+            group.set(Key::unswept(from), Some(record.encode().into()));
+        }
         core.counters.commit = number;
-        Some(Closed { number, counters: core.counters })
+        group.counters = core.counters;
+        core.committing = Some(Arc::new(group));
+        Some(number)
     }
 
     /// Commits a closed group, however long it takes; gives up only when it never can be.
-    async fn commit(&self, closed: Closed) {
+    async fn commit(&self, number: CommitNumber) {
         let mut pause = PAUSE_MIN;
         loop {
-            match self.try_commit(closed).await {
+            match self.try_commit(number).await {
                 Ok(()) => {
-                    self.finish(closed.number);
+                    self.finish(number);
                     self.succeeded();
                     return;
                 }
@@ -108,16 +106,15 @@ impl Inner {
         }
     }
 
-    async fn try_commit(&self, closed: Closed) -> Result<(), CommitError> {
-        self.packs_landed(closed.number).await;
-        if !self.lock().group_is_mapped(closed.number) {
-            self.settle(closed.number).await?;
-            let maps = BlockMaps::build(self, closed.number).await?;
-            self.tidy_soon(maps.install(&mut self.lock(), closed.number));
+    async fn try_commit(&self, number: CommitNumber) -> Result<(), CommitError> {
+        self.packs_landed(number).await;
+        if !self.lock().group_is_mapped(number) {
+            self.settle(number).await?;
+            let maps = BlockMaps::build(self, number).await?;
+            self.tidy_soon(maps.install(&mut self.lock(), number));
         }
-        let batch = self.batch(closed);
         // Without an engine nothing can have changed.
-        let Some(engine) = &self.engine else { return Ok(()) };
+        let (Some(batch), Some(engine)) = (self.batch(), &self.engine) else { return Ok(()) };
         engine.apply(batch).await?;
         engine.flush().await?;
         Ok(())
@@ -137,10 +134,11 @@ impl Inner {
     }
 
     /// All records of a group whose content is mapped, and the counters.
-    fn batch(&self, closed: Closed) -> Batch {
+    fn batch(&self) -> Option<Batch> {
         let core = self.lock();
+        let group = core.committing.as_ref()?;
         let mut batch = Batch::new();
-        for (key, value) in core.committing.iter().flat_map(|group| &group.records) {
+        for (key, value) in &group.records {
             match value {
                 Some(value) => batch.put(key.as_bytes().to_vec(), value.clone()),
                 None => batch.delete(key.as_bytes().to_vec()),
@@ -149,9 +147,9 @@ impl Inner {
         // Packs of the open group may be in the bucket already: they are orphans after a crash.
         let counter = core.open.first_pack.unwrap_or_else(|| self.next_pack_counter());
         let next_pack = PackNumber::new(self.writer, counter).unwrap_or_default();
-        let counters = Counters { bytes: core.counters.bytes, next_pack, ..closed.counters };
+        let counters = Counters { next_pack, ..group.counters };
         batch.put(Key::counters().as_bytes().to_vec(), counters.encode());
-        batch
+        Some(batch)
     }
 
     /// The group is in the bucket: its records are the committed ones.

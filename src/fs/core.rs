@@ -99,6 +99,8 @@ pub(super) struct Core {
     pub loading: Loading,
     /// Block map pages with inline bytes, to be moved to a pack some day.
     pub inline_pages: BTreeSet<(Inode, u64)>,
+    /// An earlier writer may have left orphans from this number on: noted with the first commit.
+    pub unswept: Option<PackNumber>,
     pub counters: Counters,
     pub opened: Opened,
     pub neighbourhood: Neighbourhood,
@@ -280,6 +282,13 @@ impl<'a> Tx<'a> {
     /// One inode fewer is in use.
     pub fn inode_gone(&mut self) {
         self.counters.inodes = self.counters.inodes.saturating_sub(1);
+    }
+
+    /// A freed pack of `bytes` is deleted.
+    pub fn freed_is_gone(&mut self, bytes: u64) {
+        let space = &mut self.counters.space;
+        space.freed_packs = space.freed_packs.saturating_sub(1);
+        space.freed_bytes = space.freed_bytes.saturating_sub(bytes);
     }
 
     /// Look-ups and handles; changes to them are not undone if the operation fails later.

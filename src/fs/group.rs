@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::base::{BlockIndex, CommitNumber, Inode};
 use crate::data::{Extents, FileEdits};
-use crate::format::{Key, PAGE_BLOCKS, page_of};
+use crate::format::{Counters, Key, PAGE_BLOCKS, page_of};
 
 /// Bytes that an overlay entry costs besides its key and value, roughly.
 const RECORD_OVERHEAD_BYTES: u64 = 64;
@@ -42,6 +42,8 @@ const PAGE_BYTES_PER_BLOCK: u64 = 104;
 pub(super) struct Group {
     /// The commit that it becomes.
     pub number: CommitNumber,
+    /// Once closed: the volume's counters as of this group.
+    pub counters: Counters,
     /// Changed records; `None` where one was deleted.
     pub records: BTreeMap<Key, Option<Bytes>>,
     /// Memory that `records` takes, roughly.

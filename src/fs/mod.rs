@@ -31,10 +31,11 @@ mod operations;
 mod packing;
 mod reclaim;
 mod seek;
+mod space;
 mod status;
 mod system;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tidy;
 mod types;
 mod xattrs;
@@ -42,6 +43,8 @@ mod xattrs;
 pub use config::FsConfig;
 pub use error::FsError;
 pub use mount::{format_volume, read_counters};
+pub use packing::PACKS_IN_FLIGHT_MAX;
+pub use space::{FreedPack, Unswept};
 pub use status::{FsHealth, FsStatus};
 pub use system::{FileSystem, FsParts, Records};
 pub use types::{

@@ -17,7 +17,7 @@ use super::opened::Opened;
 use super::system::{Inner, SCAN_RECORDS};
 use super::{FileSystem, FsError, FsParts, Records};
 use crate::base::{Clock, CommitNumber, ErrorKind, Inode, PackNumber};
-use crate::format::{Counters, FileKind, InodeFlags, InodeRecord, Key, KeyKind};
+use crate::format::{Counters, FileKind, InodeFlags, InodeRecord, Key, KeyKind, Space};
 use crate::meta::{Batch, MetaRead, MetaStore};
 
 /// More inodes than one mount can make without a commit.
@@ -69,6 +69,7 @@ pub async fn format_volume(
         inodes: 1,
         bytes: 0,
         next_pack: PackNumber(0),
+        space: Space::default(),
     };
     let mut batch = Batch::new();
     batch.put(Key::inode(Inode::ROOT).as_bytes().to_vec(), root.encode());
@@ -131,6 +132,7 @@ impl FileSystem {
             cache: RecordCache::new(parts.config.record_cache_bytes as usize),
             loading: Loading::default(),
             inline_pages: BTreeSet::new(),
+            unswept: is_writer.then_some(counters.next_pack),
             counters,
             opened: Opened::default(),
             neighbourhood: Neighbourhood::default(),

@@ -10,7 +10,7 @@ use super::{
     RenameMode, SetAttributes, WriteOrigin, XattrMode,
 };
 use crate::base::Inode;
-use crate::data::ChunkRef;
+use crate::data::{ChunkRef, DataError};
 use crate::format::FileKind;
 
 impl FileSystem {
@@ -129,7 +129,8 @@ impl FileSystem {
             Outcome::Ready(Err(error)) => return Outcome::Ready(Err(error)),
             Outcome::Pending(plan) => {
                 let fs = self.clone();
-                return self.start(async move { fs.carry_out(inode, plan.await?).await });
+                return self
+                    .start(async move { fs.carry_out(inode, offset, len, plan.await?).await });
             }
         };
         let chunks = plan.chunks();
@@ -138,17 +139,37 @@ impl FileSystem {
             return Outcome::Ready(plan.assemble(contents));
         }
         let fs = self.clone();
-        self.start(async move { fs.carry_out(inode, plan).await })
+        self.start(async move { fs.carry_out(inode, offset, len, plan).await })
     }
 
-    async fn carry_out(&self, inode: Inode, plan: ReadPlan) -> Result<Bytes, FsError> {
-        let chunks = plan.chunks();
+    async fn carry_out(
+        &self,
+        inode: Inode,
+        offset: u64,
+        len: u64,
+        mut plan: ReadPlan,
+    ) -> Result<Bytes, FsError> {
+        let mut chunks = plan.chunks();
         let missing = |(chunk, _): &(ChunkRef, _)| self.inner.reader.cached(chunk).is_none();
         if plan.is_small_file && chunks.iter().any(missing) {
             self.read_neighbours(inode);
         }
-        let contents = self.inner.reader.read(&chunks).await.map_err(|error| io(&error))?;
-        plan.assemble(contents)
+        loop {
+            let error = match self.inner.reader.read(&chunks).await {
+                Ok(contents) => return plan.assemble(contents),
+                Err(error) => error,
+            };
+            // The block may have moved since, and its old pack may be gone.
+            if matches!(error, DataError::Missing { .. }) {
+                plan = self.run(move |tx| tx.core().plan_read(inode, offset, len)).wait().await?;
+                let moved = plan.chunks();
+                if moved != chunks {
+                    chunks = moved;
+                    continue;
+                }
+            }
+            return Err(io(&error));
+        }
     }
 
     /// Starts to fetch what a sequential reader will want next.

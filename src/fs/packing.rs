@@ -19,7 +19,7 @@ use super::group::Group;
 use super::system::Inner;
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
 use crate::data::{BuiltPack, Chunk, ChunkRef, Claim, DataError, Extents, Piece};
-use crate::format::{Key, PackRecord, Place, page_of};
+use crate::format::{Key, Place, page_of};
 
 /// A group with no more written bytes than this, and no packs, keeps them in its
 /// block maps: its commit costs one round trip.
@@ -34,18 +34,15 @@ const INLINE_PAGES_MAX: usize = 256;
 /// Pages whose inline bytes one commit moves into its packs.
 const INLINE_PAGES_MOVED: usize = 64;
 
-/// Packs on their way at once: each is in memory twice, as written and as sealed.
-pub(super) const PACKS_IN_FLIGHT_MAX: usize = 4;
+/// Packs on their way at once: each is in memory twice, as written and as sealed. Also the most
+/// numbers of a writer that are absent below one that is in the bucket.
+pub const PACKS_IN_FLIGHT_MAX: usize = 4;
 
 /// Pauses before a pack is sent again, shortest and longest.
 const RESEND_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RESEND_PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// A pack is sent this often, the same bytes each time, before its content is sealed anew under
-/// another number: each number given up costs a record.
-const SENDS_MAX: u32 = 8;
-
-/// Pause after a pack was given up.
+/// Pause after a pack could not be built.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Claimed bytes and whose they are.
@@ -124,19 +121,26 @@ impl Inner {
         (0..PACKS_IN_FLIGHT_MAX).map(claims).take_while(|claims| !claims.is_empty()).collect()
     }
 
-    /// Seals and stores claimed bytes; on failure they are free to be claimed again.
+    /// Seals and stores claimed bytes, however long the store takes: the number of a pack that may
+    /// have reached the bucket is never given up, so that no gap among numbers hides an orphan.
     async fn pack(&self, number: CommitNumber, claims: Vec<Claimed>) -> Result<(), FsError> {
         // Never closed; if it were, packs would only be unbounded.
         let _turn = self.pack_turns.acquire().await.ok();
         let counter = self.next_pack.fetch_add(1, Ordering::Relaxed);
-        let pack_number = PackNumber::new(self.writer, counter);
-        let result = match pack_number {
-            Some(pack) => self.build_and_store(number, pack, &claims).await,
+        let result = match PackNumber::new(self.writer, counter) {
+            Some(pack) => self.build(number, pack, &claims).await,
             None => Err(no_pack_number()),
         };
-        if result.is_err() {
-            // Before the bytes are free again: whoever waits for room asks for packs all the time.
-            tokio::time::sleep(PAUSE).await;
+        let result = match result {
+            Ok(pack) => self.send(&pack).await.map(|()| pack),
+            Err(error) => {
+                // Before the bytes are free again: whoever waits for room asks for packs all the time.
+                tokio::time::sleep(PAUSE).await;
+                Err(error)
+            }
+        };
+        if let Ok(pack) = &result {
+            self.reader.keep_sealed(pack);
         }
         for (claimed, place) in claims.iter().zip(result.iter().flat_map(|pack| &pack.places)) {
             if let Some((chunk, _)) = ChunkRef::from_place(place) {
@@ -151,9 +155,6 @@ impl Inner {
             }
             Err(error) => {
                 core.release_claims(number, &claims);
-                if let Some(pack) = pack_number {
-                    core.give_up_pack(number, pack);
-                }
                 Err(error)
             }
         };
@@ -165,7 +166,7 @@ impl Inner {
         result
     }
 
-    async fn build_and_store(
+    async fn build(
         &self,
         number: CommitNumber,
         pack: PackNumber,
@@ -181,17 +182,14 @@ impl Inner {
         let packs = self.packs.clone();
         let built = tokio::task::spawn_blocking(move || packs.build(pack, number, chunks)).await;
         let built = built.map_err(|error| FsError::io(&error, ErrorKind::Bug))?;
-        let built = built.map_err(|error| io(&error))?;
-        self.send(&built).await?;
-        self.reader.keep_sealed(&built);
-        Ok(built)
+        built.map_err(|error| io(&error))
     }
 
-    /// Stores a pack, sending it again for some time if the store does not take it.
+    /// Stores a pack, the same bytes each time, however often the store does not take it; gives up
+    /// only when nothing will be stored any more.
     async fn send(&self, pack: &BuiltPack) -> Result<(), FsError> {
         let mut pause = RESEND_PAUSE_MIN;
-        for _ in 1..SENDS_MAX {
-            let Err(error) = self.uploader.put(pack).await else { return Ok(()) };
+        while let Err(error) = self.uploader.put(pack).await {
             if self.lock().mode == Mode::Ended {
                 return Err(io(&error));
             }
@@ -199,7 +197,7 @@ impl Inner {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RESEND_PAUSE_MAX);
         }
-        self.uploader.put(pack).await.map_err(|error| io(&error))
+        Ok(())
     }
 
     /// Keeps a small group's bytes in its block maps; whether it did.
@@ -322,15 +320,6 @@ impl Core {
         }
         group.set(Key::pack(pack.number), Some(pack.record.encode().into()));
         group.packs_done += 1;
-    }
-
-    /// A pack that may or may not have reached the bucket is freed: its number is not used again.
-    fn give_up_pack(&mut self, number: CommitNumber, pack: PackNumber) {
-        let (epoch, salt) = (crate::base::Epoch(0), [0; 32]);
-        let record = PackRecord { epoch, salt, size: 0, live: 0, birth: number };
-        if let Some(group) = self.group_mut(number) {
-            group.set(Key::freed(number, pack), Some(record.encode().into()));
-        }
     }
 
     fn release_claims(&mut self, number: CommitNumber, claims: &[Claimed]) {

@@ -96,6 +96,25 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Gives back the orphans that nobody refers to, without waiting for their turn.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the store does not answer, or the mount stores nothing any more.
+    pub async fn reclaim_unreferenced(&self) -> Result<(), FsError> {
+        let orphans: Vec<_> = {
+            let core = self.inner.lock();
+            core.orphans.iter().copied().filter(|inode| !core.opened.refers(*inode)).collect()
+        };
+        for inode in orphans {
+            match self.reclaim(inode).await {
+                // The background was quicker.
+                Ok(()) | Err(FsError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Gives back all orphans, whoever still refers to them: the mount is ending.
     /// What fails stays an orphan, for the next mount.
     pub(super) async fn reclaim_all(&self) {

@@ -8,6 +8,7 @@ use super::core::Mode;
 use super::system::Inner;
 use super::{FileSystem, FsError, Outcome, Usage};
 use crate::base::ErrorKind;
+use crate::format::Space;
 
 /// Bytes that a volume is said to hold: S3 sets no bound, but programs want a number.
 const CAPACITY_BYTES: u64 = 1 << 50;
@@ -62,6 +63,8 @@ pub struct FsStatus {
     pub inodes: u64,
     /// Bytes of committed content, holes not counted.
     pub bytes: u64,
+    /// What packs take up.
+    pub space: Space,
 }
 
 impl Inner {
@@ -123,6 +126,7 @@ impl FileSystem {
             last_commit_age_ms,
             inodes: core.counters.inodes,
             bytes: core.counters.bytes,
+            space: core.counters.space,
         }
     }
 

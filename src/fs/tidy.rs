@@ -20,6 +20,15 @@ use crate::data::{Extents, Piece, Span};
 /// A block in more fragments than this is tidied.
 pub(super) const FRAGMENTS_MAX: usize = 8;
 
+/// What becomes of holes inside a block that is written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holes {
+    /// They stay.
+    Keep,
+    /// They become zeros, so that the block is one fragment.
+    Fill,
+}
+
 /// Blocks that may wait; further ones are met again at their next change.
 const CROWDED_MAX: usize = 4096;
 
@@ -65,18 +74,36 @@ impl Inner {
 }
 
 impl FileSystem {
-    async fn tidy(&self, inode: Inode, block: BlockIndex) -> Result<(), FsError> {
+    async fn tidy(&self, inode: Inode, block: BlockIndex) -> Result<bool, FsError> {
+        let is_crowded = |spans: &Extents| {
+            let stored = spans.spans().iter().filter(|s| !matches!(s.piece, Piece::Zero));
+            stored.count() > FRAGMENTS_MAX
+        };
+        self.rewrite(inode, block, Holes::Fill, is_crowded).await
+    }
+
+    /// Reads a block and writes it anew if what it shows is `wanted` so; whether it did.
+    pub(super) async fn rewrite(
+        &self,
+        inode: Inode,
+        block: BlockIndex,
+        holes: Holes,
+        wanted: impl Fn(&Extents) -> bool + Send + 'static,
+    ) -> Result<bool, FsError> {
         let planned = self.run(move |tx| {
             let spans = tx.shown(inode, block)?;
-            let stored = spans.spans().iter().filter(|s| !matches!(s.piece, Piece::Zero)).count();
+            if !wanted(&spans) {
+                return Ok(None);
+            }
             let end = spans.spans().last().map_or(0, Span::end);
             let plan = tx.core().plan_spans(&spans, end)?;
-            Ok((stored > FRAGMENTS_MAX).then_some((spans, plan)))
+            Ok(Some((spans, plan)))
         });
-        let Some((spans, plan)) = planned.wait().await? else { return Ok(()) };
+        let Some((spans, plan)) = planned.wait().await? else { return Ok(false) };
         let contents = self.inner.reader.read(&plan.chunks()).await.map_err(|error| io(&error))?;
         let content = plan.assemble(contents)?;
-        self.run(move |tx| tx.make_whole(inode, block, &spans, &content)).wait().await
+        let runs = runs(&spans, holes);
+        self.run(move |tx| tx.make_whole(inode, block, &spans, &runs, &content)).wait().await
     }
 }
 
@@ -87,25 +114,44 @@ impl Tx<'_> {
         Pages::default().block(self.core(), inode, block)
     }
 
-    /// Writes a block's content as one, unless it shows something else by now.
+    /// Writes each of `runs` of a block as one, unless it shows something else by now.
     fn make_whole(
         &mut self,
         inode: Inode,
         block: BlockIndex,
         shown: &Extents,
+        runs: &[(u32, u32)],
         content: &Bytes,
-    ) -> Attempt<()> {
+    ) -> Attempt<bool> {
         self.change()?;
-        if self.shown(inode, block)?.is_same(shown) {
-            let block_bytes = self.fixed().block_size.bytes() as u32;
-            let size = self.inode(inode)?.size;
-            let file_blocks = self.fixed().block_size.count(size);
-            self.expect_page(inode, block, file_blocks);
-            self.group().edit(inode, block, block_bytes, |extents| {
-                extents.cut(0, content.len() as u32);
-                extents.write(0, content);
-            });
+        if !self.shown(inode, block)?.is_same(shown) {
+            return Ok(false);
         }
-        Ok(())
+        let block_bytes = self.fixed().block_size.bytes() as u32;
+        let size = self.inode(inode)?.size;
+        let file_blocks = self.fixed().block_size.count(size);
+        self.expect_page(inode, block, file_blocks);
+        self.group().edit(inode, block, block_bytes, |extents| {
+            for &(from, to) in runs {
+                extents.cut(from, to);
+                extents.write(from, &content[from as usize..to as usize]);
+            }
+        });
+        Ok(true)
     }
+}
+
+/// From where to where a block is written as one.
+fn runs(shown: &Extents, holes: Holes) -> Vec<(u32, u32)> {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for span in shown.spans() {
+        if holes == Holes::Keep && matches!(span.piece, Piece::Zero) {
+            continue;
+        }
+        match runs.last_mut().filter(|(_, end)| holes == Holes::Fill || *end == span.at) {
+            Some((_, end)) => *end = span.end(),
+            None => runs.push((span.at, span.end())),
+        }
+    }
+    runs
 }

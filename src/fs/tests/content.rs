@@ -193,7 +193,8 @@ async fn run(steps: Vec<Step>) {
 
 /// Committed bytes and live bytes of packs equal what a scan of all block maps finds.
 async fn accounts_match(fs: &FileSystem, files: &[Inode]) {
-    use crate::format::{Key, KeyKind, PackRecord, Page};
+    use crate::base::CommitNumber;
+    use crate::format::{Key, KeyKind, PackRecord, Page, Space};
     let mut live = std::collections::BTreeMap::new();
     let mut total = 0;
     for inode in files {
@@ -214,10 +215,22 @@ async fn accounts_match(fs: &FileSystem, files: &[Inode]) {
     assert_eq!(fs.status().bytes, total);
     let (start, end) = Key::range_of(KeyKind::Pack);
     let packs = fs.scan(&start, &end, 100).await.unwrap().records;
-    let recorded = packs.iter().map(|(key, value)| {
-        (Key::number(key, 0).unwrap(), PackRecord::decode(value).unwrap().live)
-    });
+    let records: Vec<_> =
+        packs.iter().map(|(_, value)| PackRecord::decode(value).unwrap()).collect();
+    let numbers = packs.iter().map(|(key, _)| Key::number(key, 0).unwrap());
+    let recorded = numbers.zip(records.iter().map(|record| record.live));
     assert_eq!(recorded.collect::<std::collections::BTreeMap<_, _>>(), live);
+    let freed = fs.freed_packs(CommitNumber(0)).await.unwrap();
+    let sum = |of: fn(&PackRecord) -> u64| records.iter().map(of).sum::<u64>();
+    let space = Space {
+        packs: records.len() as u64,
+        pack_bytes: sum(|record| record.size),
+        content_bytes: sum(|record| record.content),
+        live_bytes: sum(|record| record.live),
+        freed_packs: freed.len() as u64,
+        freed_bytes: freed.iter().map(|freed| freed.record.size).sum(),
+    };
+    assert_eq!(fs.status().space, space);
 }
 
 proptest! {

@@ -8,4 +8,4 @@ mod names;
 mod outage;
 mod robust;
 mod seek;
-mod support;
+pub(crate) mod support;

@@ -14,7 +14,7 @@ use crate::fs::{
     Attributes, Caller, FileSystem, FsConfig, FsParts, Handle, NewNode, Records, WriteOrigin,
     format_volume,
 };
-use crate::meta::{MemoryVolume, MetaRead};
+use crate::meta::{MemoryVolume, MetaRead, MetaStore};
 use crate::store::object_store::ObjectStore;
 use crate::store::object_store::memory::InMemory;
 
@@ -25,7 +25,7 @@ pub const PLAIN: WriteOrigin = WriteOrigin { from_cache: false, kill_privileges:
 pub struct TestVolume {
     pub meta: MemoryVolume,
     pub store: Arc<dyn ObjectStore>,
-    context: Arc<PackContext>,
+    pub context: Arc<PackContext>,
     names: SecretKey,
     pub config: FsConfig,
     pub block_size: BlockSize,
@@ -56,17 +56,28 @@ impl TestVolume {
     }
 
     pub async fn mount(&self) -> FileSystem {
+        self.mount_with_parts().await.0
+    }
+
+    /// The mounted volume, its engine, and the reader of its blocks.
+    pub async fn mount_with_parts(&self) -> (FileSystem, Arc<dyn MetaStore>, Arc<BlockReader>) {
         let meta = self.meta.open();
         let writer = meta.writer_epoch();
-        self.mount_on(Records::Writer(Arc::new(meta)), writer).await
+        let meta: Arc<dyn MetaStore> = Arc::new(meta);
+        let (fs, reader) = self.mount_on(Records::Writer(meta.clone()), writer).await;
+        (fs, meta, reader)
     }
 
     /// A mount that only reads.
     pub async fn follow(&self, meta: Arc<dyn MetaRead>) -> FileSystem {
-        self.mount_on(Records::Reader(meta), WriterEpoch(0)).await
+        self.mount_on(Records::Reader(meta), WriterEpoch(0)).await.0
     }
 
-    async fn mount_on(&self, records: Records, writer: WriterEpoch) -> FileSystem {
+    async fn mount_on(
+        &self,
+        records: Records,
+        writer: WriterEpoch,
+    ) -> (FileSystem, Arc<BlockReader>) {
         let runtime = Runtime::current();
         let reader = BlockReader::new(
             self.store.clone(),
@@ -74,10 +85,11 @@ impl TestVolume {
             ReaderConfig { memory_bytes: MIB, ..ReaderConfig::default() },
             runtime.clone(),
         );
-        FileSystem::mount(FsParts {
+        let reader = Arc::new(reader);
+        let parts = FsParts {
             writer,
             records,
-            reader: Arc::new(reader),
+            reader: reader.clone(),
             packs: self.context.clone(),
             uploader: Arc::new(Uploader::new(self.store.clone(), 4)),
             names: self.names.clone(),
@@ -85,9 +97,8 @@ impl TestVolume {
             config: self.config.clone(),
             clock: Arc::new(SystemClock),
             runtime,
-        })
-        .await
-        .unwrap()
+        };
+        (FileSystem::mount(parts).await.unwrap(), reader)
     }
 }
 

@@ -1,0 +1,205 @@
+//! What garbage collection asks of the file system: which packs there are, whose they are, moving
+//! blocks out of them, and forgetting those that are gone.
+//!
+//! Invariant: a pack is shown as freed only when the commit that freed it is in the bucket, so
+//! deleting it cannot hurt whatever crash follows.
+
+use bytes::Bytes;
+
+use super::core::{Attempt, Tx};
+use super::tidy::Holes;
+use super::{FileSystem, FsError};
+use crate::base::{BlockIndex, CommitNumber, Inode, PackNumber, WriterEpoch};
+use crate::data::{Extents, Piece};
+use crate::format::{FormatError, FreedRecord, Key, KeyKind, PackRecord, Place, UnsweptRecord};
+use crate::meta::Record;
+
+/// Records that one scan asks for.
+const SCAN_RECORDS: usize = 1024;
+
+/// A pack that nothing in the file system needs any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreedPack {
+    /// The commit that freed it, which is in the bucket.
+    pub commit: CommitNumber,
+    /// The pack.
+    pub pack: PackNumber,
+    /// Its record.
+    pub record: FreedRecord,
+}
+
+/// Pack numbers among which an earlier writer may have left orphans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unswept {
+    /// The first one.
+    pub from: PackNumber,
+    /// Writers before this one are meant.
+    pub to: WriterEpoch,
+}
+
+impl FileSystem {
+    /// The number of the last commit in the bucket.
+    pub fn committed(&self) -> CommitNumber {
+        self.inner.lock().committed
+    }
+
+    /// The records of packs in use from number `from` on, some hundreds at a time; none at the end.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the store does not answer or a record is damaged.
+    pub async fn packs(&self, from: PackNumber) -> Result<Vec<(PackNumber, PackRecord)>, FsError> {
+        let (_, end) = Key::range_of(KeyKind::Pack);
+        let records = self.stored(Key::pack(from).as_bytes(), &end).await?;
+        decoded(&records, |key, value| Ok((PackNumber(number(key, 0)), PackRecord::decode(value)?)))
+    }
+
+    /// Freed packs, in the order of their freeing, from a commit on; some hundreds at a time. All
+    /// packs that one commit freed are given together.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the store does not answer or a record is damaged.
+    pub async fn freed_packs(&self, from: CommitNumber) -> Result<Vec<FreedPack>, FsError> {
+        let mut start = Key::freed(from, PackNumber(0)).as_bytes().to_vec();
+        let (_, end) = Key::range_of(KeyKind::Freed);
+        let mut freed: Vec<FreedPack> = Vec::new();
+        loop {
+            let records = self.stored(&start, &end).await?;
+            let last = records.last().map(|(key, _)| key.to_vec());
+            freed.extend(decoded(&records, |key, value| {
+                let (commit, pack) = (CommitNumber(number(key, 0)), PackNumber(number(key, 1)));
+                Ok(FreedPack { commit, pack, record: FreedRecord::decode(value)? })
+            })?);
+            let Some(mut next) = last.filter(|_| records.len() == SCAN_RECORDS) else { break };
+            let commit = freed.last().map(|freed| freed.commit);
+            if freed.first().map(|freed| freed.commit) != commit {
+                // The last commit may have freed more: it is for the next call.
+                freed.retain(|freed| Some(freed.commit) != commit);
+                break;
+            }
+            next.push(0);
+            start = next;
+        }
+        let committed = self.committed();
+        freed.retain(|freed| freed.commit <= committed);
+        Ok(freed)
+    }
+
+    /// Blocks that share content of `pack` which was written for another place.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the store does not answer.
+    pub async fn references(&self, pack: PackNumber) -> Result<Vec<(Inode, BlockIndex)>, FsError> {
+        let (mut start, end) = Key::range_of_references(pack);
+        let mut owners = Vec::new();
+        loop {
+            let scanned = self.scan(&start, &end, SCAN_RECORDS).await?;
+            let keys = scanned.records.iter().map(|(key, _)| key);
+            owners.extend(keys.map(|key| (Inode(number(key, 1)), BlockIndex(number(key, 2)))));
+            let Some(next) = scanned.next else { return Ok(owners) };
+            start = next;
+        }
+    }
+
+    /// Whether files show content of `pack`, as the volume now stands.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the store does not answer.
+    pub async fn is_pack_in_use(&self, pack: PackNumber) -> Result<bool, FsError> {
+        let key = Key::pack(pack);
+        let record = self.run(move |tx| tx.get(&key)).wait().await?;
+        Ok(record.is_some())
+    }
+
+    /// Writes a block anew if it shows anything of `pack`; whether it did.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the block cannot be read, or the mount stores nothing any more.
+    pub async fn move_out(
+        &self,
+        inode: Inode,
+        block: BlockIndex,
+        pack: PackNumber,
+    ) -> Result<bool, FsError> {
+        let shows = move |spans: &Extents| {
+            let places = spans.spans().iter().map(|span| &span.piece);
+            let is_in = |piece: &Piece| matches!(piece, Piece::Stored(Place::Pack { pack: p, .. }) if *p == pack);
+            places.into_iter().any(is_in)
+        };
+        match self.rewrite(inode, block, Holes::Keep, shows).await {
+            Err(FsError::NotFound) => Ok(false),
+            other => other,
+        }
+    }
+
+    /// Removes what the volume still says of freed packs whose objects are deleted.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the store does not answer, or the mount stores nothing any more.
+    pub async fn forget_freed(&self, gone: FreedPack) -> Result<(), FsError> {
+        let owners = self.references(gone.pack).await?;
+        self.run(move |tx| tx.forget_freed(&gone, &owners)).wait().await
+    }
+
+    /// Where orphans may lie.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the store does not answer or a record is damaged.
+    pub async fn unswept(&self) -> Result<Vec<Unswept>, FsError> {
+        let (start, end) = Key::range_of(KeyKind::Unswept);
+        let records = self.scan(&start, &end, SCAN_RECORDS).await?.records;
+        decoded(&records, |key, value| {
+            let to = UnsweptRecord::decode(value)?.to;
+            Ok(Unswept { from: PackNumber(number(key, 0)), to })
+        })
+    }
+
+    /// No orphans are left there.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the mount stores nothing any more.
+    pub async fn swept(&self, range: Unswept) -> Result<(), FsError> {
+        self.run(move |tx| {
+            tx.change()?;
+            tx.set(Key::unswept(range.from), None);
+            Ok(())
+        })
+        .wait()
+        .await
+    }
+
+    /// Records as the engine has them.
+    async fn stored(&self, start: &[u8], end: &[u8]) -> Result<Vec<Record>, FsError> {
+        let records = self.inner.meta.scan(start, end, SCAN_RECORDS).await;
+        records.map_err(|error| FsError::io(&error, error.kind()))
+    }
+}
+
+/// The `index`-th number of a key that a scan of its kind gave.
+fn number(key: &Bytes, index: usize) -> u64 {
+    Key::number(key, index).unwrap_or_default()
+}
+
+fn decoded<T>(
+    records: &[Record],
+    decode: impl Fn(&Bytes, &Bytes) -> Result<T, FormatError>,
+) -> Result<Vec<T>, FsError> {
+    let decode = |(key, value): &Record| decode(key, value);
+    let all: Result<Vec<_>, _> = records.iter().map(decode).collect();
+    all.map_err(|error| FsError::io(&error, error.kind()))
+}
+
+impl Tx<'_> {
+    fn forget_freed(&mut self, gone: &FreedPack, owners: &[(Inode, BlockIndex)]) -> Attempt<()> {
+        self.change()?;
+        let key = Key::freed(gone.commit, gone.pack);
+        if self.get(&key)?.is_none() {
+            return Ok(());
+        }
+        for (inode, block) in owners {
+            self.set(Key::reference(gone.pack, *inode, *block), None);
+        }
+        self.set(key, None);
+        self.freed_is_gone(gone.record.size);
+        Ok(())
+    }
+}
