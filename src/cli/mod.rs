@@ -12,6 +12,7 @@ mod demo;
 mod doctor;
 mod exit;
 mod flush;
+mod gc;
 mod helper;
 mod init;
 mod key;
@@ -49,6 +50,7 @@ enum Command {
     Umount(umount::Args),
     Flush(flush::Args),
     Status(status::Args),
+    Gc(gc::Args),
     Key(key::Args),
     Doctor(doctor::Args),
     Completions(shell::CompletionsArgs),
@@ -83,6 +85,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Umount(args) => umount::run(&args),
         Command::Flush(args) => flush::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Gc(args) => gc::run(&args),
         Command::Key(args) => key::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => shell::completions::<Cli>(&args),

@@ -45,7 +45,7 @@ fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
 }
 
 fn render(status: &Status) -> String {
-    let Status { volume, health, write, store, cache, .. } = status;
+    let Status { volume, space, health, write, store, cache, .. } = status;
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         // Writing to a string cannot fail.
@@ -71,6 +71,16 @@ fn render(status: &Status) -> String {
     line(
         "content",
         format!("{} in {} inodes, commit {}", size(volume.bytes), volume.inodes, volume.commit),
+    );
+    line(
+        "packs",
+        format!(
+            "{} in {} packs, of it dead {}; freed and kept for a while {}",
+            size(space.pack_bytes),
+            space.packs,
+            size(space.dead_bytes),
+            size(space.freed_bytes)
+        ),
     );
     let age = write.oldest_change_ms.map(|ms| format!("; oldest change {ms} ms ago"));
     line(

@@ -65,7 +65,7 @@ pub(super) fn ask(
 pub(super) fn status(entry: &Entry) -> Result<Status, Failure> {
     match ask(entry, Request::Status, Some(STATUS_TIMEOUT))? {
         Response::Status(status) => Ok(*status),
-        Response::Done | Response::Failed { .. } => Err(Failure::new(
+        Response::Done | Response::Collected(_) | Response::Failed { .. } => Err(Failure::new(
             Exit::Failure,
             "the daemon answered something else; use the lidfs of its version",
         )),

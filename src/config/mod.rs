@@ -18,4 +18,6 @@ pub use error::ConfigError;
 pub use identity::{effective_gid, effective_uid, is_root};
 pub use load::{Loaded, Override, Request, load};
 pub use place::{cache_home, config_home, data_home, runtime_dirs, state_home};
-pub use sections::{Cache, Config, Log, LogFormat, Mount, Size, State, VolumeSection, Write};
+pub use sections::{
+    Cache, Config, Gc, Log, LogFormat, Mount, Percent, Size, State, VolumeSection, Write,
+};

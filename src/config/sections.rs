@@ -16,6 +16,7 @@ use crate::base::{BLOCK_SIZE_DEFAULT, BlockSize, GIB, KIB, MIB};
 use crate::data::ReaderConfig;
 use crate::format::header::{Compression, VolumeParams};
 use crate::fs::FsConfig;
+use crate::gc::GcPolicy;
 use crate::keys;
 use crate::store::{StoreConfig, StoreUrl};
 
@@ -35,6 +36,8 @@ pub struct Config {
     pub state: State,
     /// How it is written.
     pub write: Write,
+    /// When space that nothing needs comes back.
+    pub gc: Gc,
     /// How it is shown.
     pub mount: Mount,
     /// What is told about it.
@@ -43,8 +46,8 @@ pub struct Config {
 
 impl Config {
     /// Names of the sections.
-    pub const SECTIONS: [&str; 8] =
-        ["volume", "store", "key", "cache", "state", "write", "mount", "log"];
+    pub const SECTIONS: [&str; 9] =
+        ["volume", "store", "key", "cache", "state", "write", "gc", "mount", "log"];
 
     /// The volume's address.
     ///
@@ -170,6 +173,34 @@ impl Write {
     }
 }
 
+/// `[gc]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gc {
+    /// Time between two collections.
+    #[serde(with = "duration")]
+    pub interval: Duration,
+    /// Freed packs are kept this long for read-only mounts.
+    #[serde(with = "duration")]
+    pub keep: Duration,
+    /// Packs of whose content less than this many percent is live are written anew.
+    pub compact_below: Percent,
+}
+
+impl Default for Gc {
+    fn default() -> Self {
+        let GcPolicy { keep, compact_below } = GcPolicy::default();
+        Self { interval: Duration::from_mins(10), keep, compact_below: Percent(compact_below) }
+    }
+}
+
+impl Gc {
+    /// What the collector is told.
+    pub fn policy(&self) -> GcPolicy {
+        GcPolicy { keep: self.keep, compact_below: self.compact_below.0 }
+    }
+}
+
 /// `[mount]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -277,6 +308,26 @@ impl FromStr for VolumeBlockSize {
     }
 }
 
+/// A share, written as `50 %`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Percent(pub u8);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", self.0)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_suffix('%').unwrap_or(text).trim_end().parse();
+        let percent = number.ok().filter(|percent| *percent <= 100);
+        percent.map(Self).ok_or_else(|| format!("{text:?} is not a percentage such as \"50 %\""))
+    }
+}
+
 /// How blocks are compressed: `none` or `zstd:LEVEL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompressionName(pub Compression);
@@ -312,7 +363,7 @@ macro_rules! as_text {
     )*};
 }
 
-as_text!(Size, VolumeBlockSize, CompressionName);
+as_text!(Size, VolumeBlockSize, CompressionName, Percent);
 
 /// Durations as people write them: `5 s`.
 mod duration {

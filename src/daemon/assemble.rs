@@ -20,6 +20,7 @@ use crate::data::{BlockReader, Compression, DiskCacheConfig, PackContext, Reader
 use crate::format::header;
 use crate::fs::{self, FileSystem, FsParts, Records};
 use crate::fuse::{FuseError, FuseOptions, mount_type_at};
+use crate::gc::{Collector, GcParts};
 use crate::keys::Purpose;
 use crate::meta::{MetaError, SlateMeta, SlateOptions, SlateReader, View};
 use crate::volume::{Lease, LeaseSite, Volume};
@@ -34,6 +35,8 @@ pub(super) struct Assembled {
     pub pinned: bool,
     pub fs: FileSystem,
     pub reader: Arc<BlockReader>,
+    /// `None` on a read-only mount.
+    pub collector: Option<Arc<Collector>>,
     /// `None` on a read-only mount.
     pub lease: Option<Lease>,
     /// What a read-only mount follows the writer with.
@@ -62,9 +65,20 @@ pub(super) async fn assemble(
         _ = signals.next() => Err(DaemonError::Interrupted),
     };
     match opened {
-        Ok((fs, reader)) => {
+        Ok(Parts { fs, reader, collector }) => {
             let Opening { storage, volume, lease, follower, warnings, .. } = opening;
-            Ok(Assembled { storage, volume, pinned, fs, reader, lease, follower, fuse, warnings })
+            Ok(Assembled {
+                storage,
+                volume,
+                pinned,
+                fs,
+                reader,
+                collector,
+                lease,
+                follower,
+                fuse,
+                warnings,
+            })
         }
         Err(error) => {
             tokio::select! {
@@ -106,11 +120,15 @@ struct Opening<'a> {
     follower: Option<Arc<SlateReader>>,
 }
 
+/// The file system and what works beside it.
+struct Parts {
+    fs: FileSystem,
+    reader: Arc<BlockReader>,
+    collector: Option<Arc<Collector>>,
+}
+
 impl Opening<'_> {
-    async fn open_fs(
-        &mut self,
-        background: Handle,
-    ) -> Result<(FileSystem, Arc<BlockReader>), DaemonError> {
+    async fn open_fs(&mut self, background: Handle) -> Result<Parts, DaemonError> {
         let config = &self.plan.config;
         let (records, writer) = if config.mount.read_only {
             (self.open_reader(background).await?, WriterEpoch(0))
@@ -138,20 +156,30 @@ impl Opening<'_> {
         ));
         let uploader =
             Arc::new(Uploader::new(Arc::clone(&self.storage.store), Uploader::PARALLEL_DEFAULT));
+        let engine = match &records {
+            Records::Writer(engine) => Some(Arc::clone(engine)),
+            Records::Reader(_) => None,
+        };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let fs = FileSystem::mount(FsParts {
             records,
             reader: Arc::clone(&reader),
-            packs,
+            packs: Arc::clone(&packs),
             uploader,
             names: self.volume.names_key(),
             writer,
             block_size: self.volume.params().block_size,
             config: config.write.fs_config(),
-            clock: Arc::new(SystemClock) as Arc<dyn Clock>,
+            clock: Arc::clone(&clock),
             runtime: Handle::current(),
         })
         .await?;
-        Ok((fs, reader))
+        let collector = engine.map(|meta| {
+            let (fs, reader) = (fs.clone(), Arc::clone(&reader));
+            let store = Arc::clone(&self.storage.store);
+            Arc::new(Collector::new(GcParts { fs, meta, packs, reader, store, clock }))
+        });
+        Ok(Parts { fs, reader, collector })
     }
 
     async fn open_writer(

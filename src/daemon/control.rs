@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::status::Status;
+use crate::gc::GcFigures;
 
 /// Most connections served at once; further ones wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 16;
@@ -45,6 +46,13 @@ pub enum Request {
     Flush,
     /// Store everything, unmount, end.
     Unmount,
+    /// Give back space that nothing needs, as [`GcPolicy`](crate::gc::GcPolicy) says.
+    Collect {
+        /// Keep packs that were freed less than this long ago.
+        keep_seconds: u64,
+        /// Write packs anew of which less than this many percent is live.
+        compact_below: u8,
+    },
 }
 
 /// What it answers.
@@ -55,6 +63,8 @@ pub enum Response {
     Done,
     /// How things stand.
     Status(Box<Status>),
+    /// What was given back.
+    Collected(GcFigures),
     /// It was not done.
     Failed {
         /// Why, and what to do next.
@@ -197,6 +207,7 @@ mod tests {
             Request::Status => std::future::pending().await,
             Request::Flush => Response::Done,
             Request::Unmount => Response::Failed { message: "in use".to_owned(), busy: true },
+            Request::Collect { .. } => Response::Collected(GcFigures::default()),
         }
     }
 

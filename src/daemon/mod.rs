@@ -38,7 +38,7 @@ pub use place::{FILE_SYSTEM_TYPE, canonical};
 pub use registry::{Entry, all, find};
 pub use serve::{Plan, run};
 pub use status::{
-    ByteCounts, CacheStatus, HealthState, HealthStatus, RequestCounts, SCHEMA, Status, StoreStatus,
-    VolumeStatus, WriteStatus,
+    ByteCounts, CacheStatus, HealthState, HealthStatus, RequestCounts, SCHEMA, SpaceStatus, Status,
+    StoreStatus, VolumeStatus, WriteStatus,
 };
 pub use system::{disable_core_dumps, is_alive, memory_lock_limit, open_fuse_device, unmount};

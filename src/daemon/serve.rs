@@ -122,8 +122,18 @@ async fn mount_and_serve(
         assembled = assemble(plan, background.clone(), &mut signals) => assembled?,
         _ = panics.wait_for(|panicked| *panicked) => return Err(DaemonError::Panicked),
     };
-    let Assembled { storage, volume, pinned, fs, reader, lease, follower, fuse, warnings } =
-        assembled;
+    let Assembled {
+        storage,
+        volume,
+        pinned,
+        fs,
+        reader,
+        collector,
+        lease,
+        follower,
+        fuse,
+        warnings,
+    } = assembled;
     // All that can fail comes before the mount: one that vanishes again could lose what is written there.
     let shown = announce(plan).and_then(|place| Ok((place, show(&fs, &fuse)?)));
     let (Announced { place, listener, pages }, mount) = match shown {
@@ -143,6 +153,7 @@ async fn mount_and_serve(
         mount,
         pages,
         reader,
+        collector,
         meter: Arc::clone(&storage.meter),
         url: storage.url.clone(),
         volume: volume.id().to_string(),
@@ -153,7 +164,7 @@ async fn mount_and_serve(
         warnings: Mutex::new(warnings),
         ended: watch::Sender::new(None),
     });
-    let live = Live::start(shared, storage, pin, lease, (place, listener));
+    let live = Live::start(shared, storage, pin, lease, (place, listener), &plan.config);
     let place = live.shared.mountpoint.display();
     tracing::info!(volume = live.shared.volume, "mounted");
     starting.mounted("").map_err(|source| system_error("the terminal cannot be left", source))?;
@@ -196,6 +207,7 @@ impl Live {
         pin: crate::volume::Pin,
         lease: Option<Lease>,
         (place, listener): (Place, UnixListener),
+        config: &Config,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let commits = shared.fs.commits();
@@ -205,7 +217,11 @@ impl Live {
         keepers::keep_watch(Arc::clone(&shared), stopped.clone());
         if !shared.read_only {
             let interval = shared.fs.commit_interval() / 2;
-            keepers::keep_pages_moving(Arc::clone(&shared), interval, stopped);
+            keepers::keep_pages_moving(Arc::clone(&shared), interval, stopped.clone());
+        }
+        if let Some(collector) = shared.collector.clone() {
+            let (policy, interval) = (config.gc.policy(), config.gc.interval);
+            tokio::spawn(async move { collector.run(policy, interval, stopped).await });
         }
         let answering = Arc::clone(&shared);
         let control =

@@ -3,19 +3,20 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::control::{Request, Response};
 use super::pages::Pages;
 use super::status::{
-    ByteCounts, CacheStatus, HealthState, HealthStatus, RequestCounts, SCHEMA, Status, StoreStatus,
-    VolumeStatus, WriteStatus,
+    ByteCounts, CacheStatus, HealthState, HealthStatus, RequestCounts, SCHEMA, SpaceStatus, Status,
+    StoreStatus, VolumeStatus, WriteStatus,
 };
 use crate::data::BlockReader;
 use crate::fs::{FileSystem, FsError, FsHealth};
 use crate::fuse::{FuseError, FuseMount, Presence, Unmount};
+use crate::gc::{Collector, GcError, GcFigures, GcPolicy};
 use crate::meta::SlateReader;
 use crate::store::StoreUrl;
 use crate::store::measured::StoreMeter;
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub mount: FuseMount,
     pub pages: Pages,
     pub reader: Arc<BlockReader>,
+    /// `None` on a read-only mount.
+    pub collector: Option<Arc<Collector>>,
     pub meter: Arc<StoreMeter>,
     pub url: StoreUrl,
     pub volume: String,
@@ -56,6 +59,13 @@ impl Shared {
                 Err(message) => Response::Failed { message, busy: false },
             },
             Request::Unmount => self.unmount().await,
+            Request::Collect { keep_seconds, compact_below } => {
+                let keep = Duration::from_secs(keep_seconds);
+                match self.collect(GcPolicy { keep, compact_below }).await {
+                    Ok(figures) => Response::Collected(figures),
+                    Err(message) => Response::Failed { message, busy: false },
+                }
+            }
         }
     }
 
@@ -94,6 +104,17 @@ impl Shared {
             )),
             Presence::Over => Ok(()),
         }
+    }
+
+    /// Gives back space that nothing needs.
+    async fn collect(&self, policy: GcPolicy) -> Result<GcFigures, String> {
+        let place = self.mountpoint.display();
+        let Some(collector) = &self.collector else {
+            return Err(format!("{place}: {}", GcError::Ended));
+        };
+        // Written pages that the kernel still has may overwrite what is live now.
+        self.flush().await?;
+        collector.collect(policy).await.map_err(|error| format!("{place}: {error}"))
     }
 
     async fn unmount(&self) -> Response {
@@ -181,6 +202,14 @@ impl Shared {
                 pinned: self.pinned,
                 inodes: fs.inodes,
                 bytes: fs.bytes,
+            },
+            space: SpaceStatus {
+                pack_bytes: fs.space.pack_bytes,
+                dead_bytes: fs.space.dead_bytes(),
+                freed_bytes: fs.space.freed_bytes,
+                packs: fs.space.packs,
+                freed_packs: fs.space.freed_packs,
+                collected: self.collector.as_ref().map(|gc| gc.figures()).unwrap_or_default(),
             },
             health,
             write: WriteStatus {

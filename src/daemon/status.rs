@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gc::GcFigures;
+
 /// Version of the JSON form.
 pub const SCHEMA: u32 = 1;
 
@@ -26,6 +28,9 @@ pub struct Status {
     pub read_only: bool,
     /// The volume.
     pub volume: VolumeStatus,
+    /// What packs of content take up in the bucket.
+    #[serde(default)]
+    pub space: SpaceStatus,
     /// Whether what is written can be stored.
     pub health: HealthStatus,
     /// What is on its way to the bucket.
@@ -56,6 +61,23 @@ pub struct VolumeStatus {
     pub inodes: u64,
     /// Bytes of content in use.
     pub bytes: u64,
+}
+
+/// What packs of content take up in the bucket, as of the last commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceStatus {
+    /// Packs in use.
+    pub packs: u64,
+    /// Their bytes.
+    pub pack_bytes: u64,
+    /// Part of those bytes that no file shows any more; compaction brings it back.
+    pub dead_bytes: u64,
+    /// Packs that no file needs any more and that are kept for readers that are behind.
+    pub freed_packs: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// What was given back since the mount.
+    pub collected: GcFigures,
 }
 
 /// Whether what is written can be stored.
