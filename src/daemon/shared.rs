@@ -13,6 +13,7 @@ use super::status::{
     ByteCounts, CacheStatus, HealthState, HealthStatus, RequestCounts, SCHEMA, SpaceStatus, Status,
     StoreStatus, VolumeStatus, WriteStatus,
 };
+use super::system;
 use crate::data::BlockReader;
 use crate::fs::{FileSystem, FsError, FsHealth};
 use crate::fuse::{FuseError, FuseMount, Presence, Unmount};
@@ -96,7 +97,13 @@ impl Shared {
     /// Has the kernel hand over what it holds, where it holds anything.
     async fn write_back(&self) -> io::Result<()> {
         match self.mount.presence() {
-            Presence::Mounted => self.pages.write_back().await,
+            Presence::Mounted => {
+                self.pages.write_back().await?;
+                if !system::syncfs_waits() {
+                    self.mount.write_back_open().await;
+                }
+                Ok(())
+            }
             // Its path belongs to another file system now.
             Presence::Detached => Err(io::Error::other(
                 "it was unmounted lazily, or covered, and what the kernel holds of files that are still \

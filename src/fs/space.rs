@@ -146,11 +146,15 @@ impl FileSystem {
     /// [`FsError::Io`] if the store does not answer or a record is damaged.
     pub async fn unswept(&self) -> Result<Vec<Unswept>, FsError> {
         let (start, end) = Key::range_of(KeyKind::Unswept);
+        // Not noted before the first commit.
+        let own = self.inner.lock().unswept.map(|from| Unswept { from, to: self.inner.writer });
         let records = self.scan(&start, &end, SCAN_RECORDS).await?.records;
-        decoded(&records, |key, value| {
+        let mut all = decoded(&records, |key, value| {
             let to = UnsweptRecord::decode(value)?.to;
             Ok(Unswept { from: PackNumber(number(key, 0)), to })
-        })
+        })?;
+        all.extend(own);
+        Ok(all)
     }
 
     /// No orphans are left there.
@@ -160,7 +164,11 @@ impl FileSystem {
     pub async fn swept(&self, range: Unswept) -> Result<(), FsError> {
         self.run(move |tx| {
             tx.change()?;
-            tx.set(Key::unswept(range.from), None);
+            if tx.core().unswept == Some(range.from) {
+                tx.core().unswept = None;
+            } else {
+                tx.set(Key::unswept(range.from), None);
+            }
             Ok(())
         })
         .wait()

@@ -58,6 +58,7 @@ impl Adapter {
         runtime: Handle,
         state: Arc<State>,
         invalidator: Invalidator,
+        writers: Arc<OpenWriters>,
     ) -> Self {
         Self {
             fs,
@@ -67,7 +68,7 @@ impl Adapter {
             writeback: options.caching == Caching::WriteBack && !options.read_only,
             keep_cache: options.caching != Caching::Follow,
             invalidator,
-            writers: Arc::default(),
+            writers,
             listing: Arc::default(),
             listing_plus: Arc::default(),
         }
@@ -213,6 +214,11 @@ impl OpenWriters {
                 counts.remove(&inode);
             }
         }
+    }
+
+    /// The inodes that are open for writing.
+    pub(super) fn all(&self) -> Vec<Inode> {
+        self.counts().keys().copied().collect()
     }
 
     pub(super) fn any(&self, inode: Inode) -> bool {

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::FuseError;
-use super::adapter::Adapter;
+use super::adapter::{Adapter, OpenWriters};
 use super::invalidate::{self, Invalidator};
 use super::mount::{Mounted, Unmount, device_opens};
 use super::options::FuseOptions;
@@ -41,9 +41,16 @@ pub fn mount(
     let state = Arc::new(State { mounted, end: watch::Sender::new(None) });
     let (invalidator, notices) = Invalidator::new();
     // From here on an early return unmounts.
-    let mount = FuseMount { state, invalidator, runtime: runtime.clone() };
-    let adapter =
-        Adapter::new(fs, options, runtime.clone(), mount.state.clone(), mount.invalidator.clone());
+    let (runtime, writers) = (runtime.clone(), Arc::default());
+    let mount = FuseMount { state, invalidator, runtime, writers };
+    let adapter = Adapter::new(
+        fs,
+        options,
+        mount.runtime.clone(),
+        mount.state.clone(),
+        mount.invalidator.clone(),
+        mount.writers.clone(),
+    );
     let mut config = Config::default();
     config.n_threads = Some(options.threads.max(1));
     config.clone_fd = device_opens();
@@ -74,6 +81,7 @@ pub struct FuseMount {
     pub(super) state: Arc<State>,
     invalidator: Invalidator,
     runtime: Handle,
+    writers: Arc<OpenWriters>,
 }
 
 impl FuseMount {
@@ -116,6 +124,14 @@ impl FuseMount {
                 let path = self.path().to_owned();
                 Err(FuseError::Unmount { path, source: error.into() })
             }
+        }
+    }
+
+    /// Has the kernel hand over the written pages of files that are open for writing, and waits
+    /// for it. It drops their pages too, so this is only for kernels whose `syncfs` does not wait.
+    pub async fn write_back_open(&self) {
+        for inode in self.writers.all() {
+            self.invalidator.write_back(inode, 0).await;
         }
     }
 

@@ -241,6 +241,22 @@ fn data_not_yet_written_back_is_no_hole() {
 /// The mapping is another process's: unmapping waits for the daemon under a lock
 /// on its own memory, which a daemon in the same process may need to answer.
 #[test]
+fn what_the_kernel_holds_of_open_files_is_handed_over_on_request() {
+    let drive = Drive::new();
+    let file = File::create(drive.path("file")).unwrap();
+    let content = vec![7; 100_000];
+    file.write_all_at(&content, 0).unwrap();
+    drive.runtime.block_on(async {
+        drive.mount().write_back_open().await;
+        let inode = drive.fs.lookup(Inode::ROOT, b"file").wait().await.unwrap().inode;
+        let handed = drive.fs.read(inode, crate::fs::Handle(0), 0, 100_000).wait().await.unwrap();
+        assert!(handed[..] == content);
+        drive.fs.forget(inode, 1);
+    });
+    assert_eq!(fs::read(drive.path("file")).unwrap().len(), 100_000);
+}
+
+#[test]
 fn shared_mapping_reads_and_writes_the_file() {
     const MAPPED: &str = "LIDFS_TEST_MAPPED_FILE";
     if let Some(path) = std::env::var_os(MAPPED) {

@@ -212,10 +212,11 @@ async fn packs_of_crashed_writers_are_swept_and_no_others() {
     let (with_orphans, _) = bench.bucket().await;
     let (fs, collector) = bench.mount().await;
     assert!(lookup(&fs, ROOT, "lost").await.is_none());
-    make(&fs, "new", 2, MIB).await;
-    fs.flush().await.unwrap();
+    // Whether or not this writer has committed anything yet.
     let figures = collector.collect(NOW).await.unwrap();
     assert_eq!(figures.orphans as usize, with_orphans - committed, "{figures:?}");
+    make(&fs, "new", 2, MIB).await;
+    fs.flush().await.unwrap();
     let kept = lookup(&fs, ROOT, "kept").await.unwrap().inode;
     assert_eq!(read_all(&fs, kept).await, noise(1, MIB));
     assert_eq!(bench.bucket().await.1, fs.status().space.pack_bytes);
