@@ -1,8 +1,8 @@
 //! The clock that SlateDB runs on: wall time that never goes back.
 //!
-//! SlateDB stamps rows with wall time and stops its writer for good when a
-//! stamp is older than the last one stored, as after a clock was set back or
-//! when the last writer's machine was ahead of ours. Here time stands still
+//! SlateDB stamps rows and names of tables with wall time and stops its writer
+//! for good when a stamp is older than the last one stored, as after a clock was
+//! set back or when the last writer's machine was ahead of ours. Here time stands still
 //! instead until the wall clock has caught up.
 
 use std::future::Future;

@@ -138,15 +138,20 @@ async fn reads_from_memory_are_ready_at_once_on_a_thread_without_a_runtime() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_whose_clock_is_behind_the_last_ones_can_write() {
-    for clean in [true, false] {
+    for (clean, tables_later_ms) in [(true, 0), (true, 50), (false, 0), (false, 50)] {
         let bucket = Arc::new(InMemory::new());
         let store: Arc<dyn ObjectStore> = bucket.clone();
         let options = SlateOptions::new(Handle::current());
         let clock = Arc::new(ForwardClock::default());
         clock.raise(clock.now().timestamp_millis() + 3_600_000);
-        let db = builder(&store, &options, clock).build().await.unwrap();
+        let db = builder(&store, &options, clock.clone()).build().await.unwrap();
         let ahead = SlateMeta::start(db, store, &options).unwrap();
         ahead.apply(record(1)).await.unwrap();
+        ahead.flush().await.unwrap();
+        // Tables are written later than what is in them.
+        clock.raise(clock.now().timestamp_millis() + tables_later_ms);
+        write_tables(&ahead.db).await.unwrap();
+        ahead.apply(record(3)).await.unwrap();
         ahead.flush().await.unwrap();
         if clean {
             ahead.close().await.unwrap();
@@ -155,6 +160,7 @@ async fn a_writer_whose_clock_is_behind_the_last_ones_can_write() {
         let meta = SlateMeta::open(bucket, options).await.unwrap();
         assert!(meta.get(b"key 00000001").await.unwrap().is_some());
         meta.apply(record(2)).await.unwrap_or_else(|error| panic!("clean {clean}: {error:?}"));
+        write_tables(&meta.db).await.unwrap();
         meta.close().await.unwrap();
     }
 }

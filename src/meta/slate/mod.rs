@@ -26,7 +26,8 @@ use slatedb::config::{
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::object_store::ObjectStore;
 use slatedb::{
-    CloseReason, CompactorBuilder, Db, DbBuilder, DbIterator, ErrorKind, SstBlockSize, WriteBatch,
+    CloseReason, CompactorBuilder, Db, DbBuilder, DbIterator, ErrorKind, SstBlockSize,
+    VersionedManifest, WriteBatch,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -88,14 +89,17 @@ impl SlateMeta {
         options: SlateOptions,
     ) -> Result<Self, MetaError> {
         let clock = Arc::new(ForwardClock::default());
+        raise_to_stored(&clock, &store).await;
         let db = builder(&store, &options, clock.clone()).build().await.map_err(opening)?;
+        // The last writer may have gone on until it was fenced.
+        clock.raise(newest_stamp(&db.manifest()));
         let found = db.status();
         if found.durable_seq > found.current_manifest.last_l0_seq() {
             // The log was replayed. Written out it need not be again, and the manifest
             // then knows the newest stamp there is.
             write_tables(&db).await.map_err(|error| convert(&db, "replaying the log", error))?;
         }
-        clock.raise(db.manifest().last_l0_clock_tick());
+        clock.raise(newest_stamp(&db.manifest()));
         Self::start(db, store, &options)
     }
 
@@ -188,6 +192,29 @@ fn builder(
         .with_system_clock(clock)
         .with_compactor_builder(compactor)
         .with_gc_runtime(options.background.clone())
+}
+
+/// Brings the clock to the newest stamp that the store has. What cannot be read shows when the
+/// database is opened.
+async fn raise_to_stored(clock: &ForwardClock, store: &Arc<dyn ObjectStore>) {
+    let admin = AdminBuilder::new(PATH, Arc::clone(store)).build();
+    if let Ok(Some(manifest)) = admin.read_manifest(None).await {
+        clock.raise(newest_stamp(&manifest));
+    }
+    if let Ok(Some(compactions)) = admin.read_compactions(None).await {
+        let made = compactions.recent_compactions().map(|job| job.id().timestamp_ms());
+        clock.raise(made.max().map_or(0, u64::cast_signed));
+    }
+}
+
+/// The newest time that a manifest knows of, in milliseconds: rows are stamped, and names of tables
+/// begin with when they were made, which is later.
+fn newest_stamp(manifest: &VersionedManifest) -> i64 {
+    let tables = manifest.all_sst_views().flat_map(|view| [view.id, view.sst.id.value()]);
+    let merged = [manifest.last_compacted_l0_sst_view_id(), manifest.last_compacted_l0_sst_id()];
+    let names = tables.chain(merged.into_iter().flatten());
+    let newest = names.map(|name| name.timestamp_ms().cast_signed()).max();
+    newest.unwrap_or(0).max(manifest.last_l0_clock_tick())
 }
 
 fn block_cache(options: &SlateOptions) -> Arc<MokaCache> {
