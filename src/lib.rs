@@ -15,6 +15,8 @@ pub mod fuse;
 pub mod gc;
 // The file system itself.
 pub mod fs;
+// Volumes checked and mended.
+pub mod check;
 // Content of files.
 pub mod data;
 // Ordered records.

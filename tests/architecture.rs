@@ -42,7 +42,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tracing", ANYWHERE),
     // Not in format and crypto, which are pure.
     ("async-trait", &["daemon/", "fuse/", "fs/", "data/", "meta/", "store/"]),
-    ("futures", &["daemon/", "fuse/", "gc/", "fs/", "data/", "meta/", "volume/", "store/"]),
+    (
+        "futures",
+        &["daemon/", "fuse/", "gc/", "fs/", "check/", "data/", "meta/", "volume/", "store/"],
+    ),
     (
         "tokio",
         &["cli/", "daemon/", "fuse/", "gc/", "fs/", "data/", "meta/", "volume/", "keys/", "store/"],

@@ -13,6 +13,11 @@ pub const SETGID: u16 = 0o2000;
 /// Permission bit: only owners remove names from a directory.
 pub const STICKY: u16 = 0o1000;
 
+/// The extended attribute with an access ACL.
+pub const ACCESS_ACL_NAME: &[u8] = b"system.posix_acl_access";
+/// The extended attribute with a default ACL.
+pub const DEFAULT_ACL_NAME: &[u8] = b"system.posix_acl_default";
+
 /// What an inode is; the value is the type part of `st_mode` shifted right by 12 (as in `d_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -60,6 +65,15 @@ impl InodeFlags {
     pub const ACCESS_ACL: u32 = 2;
     /// The directory has a default ACL.
     pub const DEFAULT_ACL: u32 = 4;
+
+    /// The flag that goes with an extended attribute; 0 if none does.
+    pub fn of_xattr(name: &[u8]) -> u32 {
+        match name {
+            ACCESS_ACL_NAME => Self::ACCESS_ACL,
+            DEFAULT_ACL_NAME => Self::DEFAULT_ACL,
+            _ => 0,
+        }
+    }
 
     /// Whether all bits of `flag` are set.
     pub fn has(self, flag: u32) -> bool {

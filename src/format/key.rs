@@ -44,6 +44,23 @@ pub enum KeyKind {
     Xattr = b'X',
 }
 
+impl KeyKind {
+    /// All of them, in the order of their keys.
+    pub const ALL: [Self; 11] = [
+        Self::Page,
+        Self::Entry,
+        Self::Freed,
+        Self::Inode,
+        Self::Inline,
+        Self::Orphan,
+        Self::Pack,
+        Self::Reference,
+        Self::Counters,
+        Self::Unswept,
+        Self::Xattr,
+    ];
+}
+
 /// The key of one metadata record, encoded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Box<[u8]>);
@@ -196,6 +213,15 @@ impl Key {
         Some(u64::from_be_bytes(key.get(at..at + 8)?.try_into().ok()?))
     }
 
+    /// The numbers after the letter of an encoded key that has just `N` of them and nothing else.
+    pub fn numbers<const N: usize>(key: &[u8]) -> Option<[u64; N]> {
+        let mut numbers = [0; N];
+        for (index, number) in numbers.iter_mut().enumerate() {
+            *number = Self::number(key, index)?;
+        }
+        (key.len() == 1 + 8 * N).then_some(numbers)
+    }
+
     /// The name in the encoded key of an extended attribute.
     pub fn xattr_name(key: &[u8]) -> Option<&[u8]> {
         key.get(9..)
@@ -225,5 +251,9 @@ mod tests {
             Some(&b"user.a"[..])
         );
         assert_eq!(Key::number(b"I", 0), None);
+        let key = Key::page(Inode(3), 9);
+        assert_eq!(Key::numbers(key.as_bytes()), Some([3, 9]));
+        assert_eq!(Key::numbers::<1>(key.as_bytes()), None);
+        assert!(KeyKind::ALL.is_sorted());
     }
 }

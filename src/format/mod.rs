@@ -12,7 +12,9 @@ mod record;
 
 pub use block::{Fragment, PAGE_BLOCKS, Page, Place, page_of};
 pub use codec::{FormatError, Reader, Writer};
-pub use inode::{FileKind, InodeFlags, InodeRecord, SETGID, SETUID, STICKY};
+pub use inode::{
+    ACCESS_ACL_NAME, DEFAULT_ACL_NAME, FileKind, InodeFlags, InodeRecord, SETGID, SETUID, STICKY,
+};
 pub use key::{Key, KeyKind};
 pub use pack::{FreedRecord, PackDirectory, PackEntry, PackRecord, pack_path};
-pub use record::{Counters, DirEntry, OrphanRecord, Space, UnsweptRecord};
+pub use record::{Counters, DirEntry, HASH_MIN, OrphanRecord, Space, UnsweptRecord, name_hash};

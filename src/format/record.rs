@@ -4,9 +4,21 @@ use serde::Serialize;
 
 use super::{FileKind, FormatError, Reader, Writer};
 use crate::base::{CommitNumber, Inode, NAME_LEN_MAX, PackNumber, WriterEpoch};
+use crate::crypto::SecretKey;
 
 const CHAINED: u8 = 1;
 const TOMBSTONE: u8 = 2;
+
+/// Hashes of names below are the offsets of `.`, `..` and the start of a listing.
+pub const HASH_MIN: u64 = 16;
+
+/// The hash of a name: 62 bits, not below [`HASH_MIN`], unknown to who lacks the names key.
+pub fn name_hash(names: &SecretKey, name: &[u8]) -> u64 {
+    let mac = names.mac(&[b"lidfs/name", name]);
+    let mut head = [0; 8];
+    head.copy_from_slice(&mac[..8]);
+    (u64::from_le_bytes(head) >> 2).max(HASH_MIN)
+}
 
 /// A directory entry.
 ///

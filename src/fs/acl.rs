@@ -8,14 +8,10 @@ use bytes::Bytes;
 
 use super::core::{Attempt, Tx};
 use super::{FsError, NewNode};
+pub(super) use crate::format::{ACCESS_ACL_NAME as ACCESS, DEFAULT_ACL_NAME as DEFAULT};
 use crate::format::{
     FileKind, FormatError, InodeFlags, InodeRecord, Key, Reader, SETGID, SETUID, STICKY, Writer,
 };
-
-/// The attribute that holds the ACL of a file or directory.
-pub(super) const ACCESS: &[u8] = b"system.posix_acl_access";
-/// The attribute that holds what a directory hands down.
-pub(super) const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 const VERSION: u32 = 2;
 const ENTRIES_MAX: usize = 8 * 1024;
@@ -26,15 +22,6 @@ const GROUP_OBJ: u16 = 0x04;
 const GROUP: u16 = 0x08;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
-
-/// The inode flag that tells of the ACL called `name`; 0 for another attribute.
-pub(super) fn flag(name: &[u8]) -> u32 {
-    match name {
-        ACCESS => InodeFlags::ACCESS_ACL,
-        DEFAULT => InodeFlags::DEFAULT_ACL,
-        _ => 0,
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {

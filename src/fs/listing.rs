@@ -5,11 +5,10 @@
 
 use bytes::Bytes;
 
-use super::names::HASH_MIN;
 use super::system::SCAN_RECORDS;
 use super::{Attributes, FileSystem, FsError, ListedEntry, Outcome};
 use crate::base::Inode;
-use crate::format::{DirEntry, FileKind, InodeFlags, Key, KeyKind};
+use crate::format::{DirEntry, FileKind, HASH_MIN, InodeFlags, Key, KeyKind};
 
 /// Offset after `.`.
 const OFFSET_DOT: u64 = 1;

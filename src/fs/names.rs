@@ -3,14 +3,12 @@
 //! An entry stands at the keyed hash of its name, or behind it where that
 //! place was taken (see [`DirEntry`]).
 
-use super::acl;
 use super::core::{Attempt, Stop, Tx};
 use super::{Attributes, FsError, Handle, NewNode, RenameMode};
 use crate::base::{ErrorKind, Inode, NAME_LEN_MAX, Timestamp};
-use crate::format::{DirEntry, FileKind, InodeFlags, InodeRecord, Key, OrphanRecord, SETGID};
-
-/// Hashes below are the offsets of `.`, `..` and the start of a listing.
-pub(super) const HASH_MIN: u64 = 16;
+use crate::format::{
+    DirEntry, FileKind, InodeFlags, InodeRecord, Key, OrphanRecord, SETGID, name_hash,
+};
 
 /// Most hard links to one inode: what a signed 32-bit `st_nlink` holds.
 const LINKS_MAX: u32 = i32::MAX as u32;
@@ -57,21 +55,13 @@ fn check_name(name: &[u8]) -> Result<(), FsError> {
 }
 
 impl Tx<'_> {
-    /// The hash of a name: 62 bits, not below [`HASH_MIN`], unknown to who lacks the key.
-    fn hash(&self, name: &[u8]) -> u64 {
-        let mac = self.fixed().names.mac(&[b"lidfs/name", name]);
-        let mut head = [0; 8];
-        head.copy_from_slice(&mac[..8]);
-        (u64::from_le_bytes(head) >> 2).max(HASH_MIN)
-    }
-
     fn entry(&mut self, parent: Inode, place: u64) -> Attempt<Option<DirEntry>> {
         let bytes = self.get(&Key::entry(parent, place))?;
         Ok(bytes.map(|bytes| DirEntry::decode(&bytes)).transpose()?)
     }
 
     fn search(&mut self, parent: Inode, name: &[u8]) -> Attempt<Search> {
-        let mut place = self.hash(name);
+        let mut place = name_hash(&self.fixed().names, name);
         let mut tombstone = None;
         loop {
             let Some(entry) = self.entry(parent, place)? else {
@@ -172,7 +162,7 @@ impl Tx<'_> {
         let mut record = new_record(node, &parent, self.now);
         record.permissions = inherited.permissions;
         for (name, value) in inherited.acls {
-            record.flags.set(InodeFlags::XATTRS | acl::flag(name), true);
+            record.flags.set(InodeFlags::XATTRS | InodeFlags::of_xattr(name), true);
             self.set(Key::xattr(inode, name), Some(value));
         }
         self.set_inode(inode, &record);

@@ -54,7 +54,7 @@ impl Tx<'_> {
     pub fn getxattr(&mut self, inode: Inode, name: &[u8]) -> Attempt<Bytes> {
         let record = self.inode(inode)?;
         check(name, &record)?;
-        let acl = acl::flag(name);
+        let acl = InodeFlags::of_xattr(name);
         if !record.flags.has(InodeFlags::XATTRS) || !record.flags.has(acl) {
             return Err(FsError::NoData.into());
         }
@@ -82,7 +82,7 @@ impl Tx<'_> {
             (XattrMode::Replace, false) => return Err(FsError::NoData.into()),
             _ => {}
         }
-        let stored = match acl::flag(name) {
+        let stored = match InodeFlags::of_xattr(name) {
             0 => true,
             flag => follow_acl(&mut record, flag, value, caller)?,
         };
@@ -102,10 +102,14 @@ impl Tx<'_> {
         let key = Key::xattr(inode, name);
         if !record.flags.has(InodeFlags::XATTRS) || self.get(&key)?.is_none() {
             // Removing an ACL that is not there is no error (as for ext4).
-            return if acl::flag(name) == 0 { Err(FsError::NoData.into()) } else { Ok(()) };
+            return if InodeFlags::of_xattr(name) == 0 {
+                Err(FsError::NoData.into())
+            } else {
+                Ok(())
+            };
         }
         self.set(key, None);
-        record.flags.set(acl::flag(name), false);
+        record.flags.set(InodeFlags::of_xattr(name), false);
         record.ctime = self.now;
         self.set_inode(inode, &record);
         Ok(())

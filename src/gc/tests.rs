@@ -103,6 +103,7 @@ async fn space_of_deleted_files_comes_back_and_the_others_stay_readable() {
     assert_eq!(fs.status().space.freed_packs, 0);
     assert_eq!(fs.status().space.pack_bytes, left);
     fs.close().await.unwrap();
+    bench.volume.assert_clean().await;
     let fs = bench.volume.mount().await;
     for number in (0..80).filter(|number| number % 2 == 1) {
         let file = lookup(&fs, ROOT, &format!("file{number}")).await.unwrap();
@@ -127,6 +128,7 @@ async fn blocks_shared_by_copying_survive_the_file_they_were_written_for() {
     assert_eq!(read_all(&fs, copy).await, noise(1, MIB)[..300 * KIB as usize]);
     assert!(bench.bucket().await.1 < 320 * KIB);
     fs.close().await.unwrap();
+    bench.volume.assert_clean().await;
     let fs = bench.volume.mount().await;
     let copy = lookup(&fs, ROOT, "copy").await.unwrap().inode;
     assert_eq!(read_all(&fs, copy).await, noise(1, MIB)[..300 * KIB as usize]);
@@ -221,6 +223,7 @@ async fn packs_of_crashed_writers_are_swept_and_no_others() {
     assert_eq!(read_all(&fs, kept).await, noise(1, MIB));
     assert_eq!(bench.bucket().await.1, fs.status().space.pack_bytes);
     assert_eq!(collector.collect(NOW).await.unwrap().orphans, 0);
+    bench.volume.assert_clean().await;
 }
 
 /// The record goes after the object: what failed in between is done again.

@@ -1,5 +1,6 @@
 //! Tests of the file system without a kernel: an engine in memory, a store in memory.
 
+mod check;
 mod content;
 mod floods;
 mod follower;

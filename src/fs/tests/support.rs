@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle as Runtime;
 
 use crate::base::{BlockSize, Inode, KIB, MIB, SystemClock, VolumeId, WriterEpoch};
+use crate::check::{Facts, fsck};
 use crate::crypto::{DataKey, DataKeys, SecretKey};
 use crate::data::{BlockReader, Compression, PackContext, ReaderConfig, Uploader};
 use crate::format::FileKind;
@@ -53,6 +54,17 @@ impl TestVolume {
         };
         let block_size = BlockSize::new(4 * KIB).unwrap();
         Self { meta, store, context: Arc::new(context), names, config, block_size }
+    }
+
+    /// What a check has to know.
+    pub fn facts(&self) -> Facts {
+        Facts { block_size: self.block_size, names: Some(self.names.clone()) }
+    }
+
+    /// What is committed is as it must be.
+    pub async fn assert_clean(&self) {
+        let report = fsck(&self.meta.follow(), &self.facts()).await.unwrap();
+        assert!(report.is_clean(), "{:#?}", report.findings);
     }
 
     pub async fn mount(&self) -> FileSystem {

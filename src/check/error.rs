@@ -1,0 +1,38 @@
+//! Why a check could not be carried through.
+
+use std::path::PathBuf;
+
+use crate::base::ErrorKind;
+use crate::data::DataError;
+use crate::meta::MetaError;
+
+/// Why a check or a repair did not come to its end. What it found until then is no verdict.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// Records cannot be read or written.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The store does not give a pack, for a reason that passes.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// How far a scrub came cannot be remembered.
+    #[error("{}: the state of the scrub cannot be kept: {source}; check [state] dir, or scrub with --restart", path.display())]
+    State {
+        /// The state file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl CheckError {
+    /// What the caller does next.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Meta(error) => error.kind(),
+            Self::Data(error) => error.kind(),
+            Self::State { .. } => ErrorKind::Denied,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Pack records against what files show.
+
+use super::cursor::Cursor;
+use super::tables::Freed;
+use super::{Check, CheckError, Problem, Repair};
+use crate::base::{CommitNumber, PackNumber};
+use crate::format::{FreedRecord, Key, KeyKind, PackRecord};
+
+impl Check<'_> {
+    /// Records of packs, in use and freed.
+    pub(super) async fn load_packs(&mut self) -> Result<(), CheckError> {
+        let mut cursor = Cursor::of(self.meta, KeyKind::Pack);
+        while let Some((key, value)) = cursor.next().await? {
+            self.report.records += 1;
+            match Key::numbers(&key) {
+                Some([pack]) => self.packs.add(PackNumber(pack), PackRecord::decode(&value)),
+                None => self.unknown(key),
+            }
+        }
+        let mut cursor = Cursor::of(self.meta, KeyKind::Freed);
+        while let Some((key, value)) = cursor.next().await? {
+            self.report.records += 1;
+            let Some([commit, pack]) = Key::numbers(&key) else {
+                self.unknown(key);
+                continue;
+            };
+            let record = FreedRecord::decode(&value);
+            let freed = Freed {
+                commit: CommitNumber(commit),
+                size: record.as_ref().map_or(0, |record| record.size),
+                damage: record.err(),
+            };
+            let pack = PackNumber(pack);
+            if self.packs.freed.insert(pack, freed).is_some() {
+                let repair = Repair::Set(vec![(Key::from_bytes(&key), None)]);
+                self.report.add(Problem::FreedTwice { pack }, repair);
+            }
+        }
+        Ok(())
+    }
+
+    /// Live bytes and freed packs, once all pages are counted.
+    pub(super) fn judge_packs(&mut self) {
+        let report = &mut self.report;
+        for pack in &self.packs.packs {
+            let (number, live) = (pack.number, pack.shown);
+            let freed = self.packs.freed.get(&number);
+            let rebuild =
+                Repair::Rebuild { pack: number, freed: freed.map(|freed| freed.commit), live };
+            match (pack.damage, freed) {
+                (Some(_), _) if live > 0 => {
+                    let why = "its record does not decode";
+                    report.add(Problem::LostPack { pack: number, why, live }, rebuild);
+                }
+                (Some(error), _) => {
+                    report.add(Problem::DamagedPack { pack: number, error }, rebuild);
+                }
+                (None, Some(freed)) if live > 0 => {
+                    let repair = Repair::Set(vec![(Key::freed(freed.commit, number), None)]);
+                    report.add(Problem::FreedInUse { pack: number, live }, repair);
+                }
+                (None, Some(_)) => {
+                    let repair = Repair::Set(vec![(Key::pack(number), None)]);
+                    report.add(Problem::FreedTwice { pack: number }, repair);
+                }
+                (None, None) if pack.content == 0 => {
+                    report.add(Problem::NoContent { pack: number }, rebuild);
+                }
+                // A page that does not decode may show the difference.
+                (None, None) if self.has_damaged_page && live < pack.live.max(1) => {}
+                (None, None) if live != pack.live => {
+                    let problem =
+                        Problem::WrongLive { pack: number, recorded: pack.live, found: live };
+                    report.add(problem, Repair::Live(number, live));
+                }
+                (None, None) if live == 0 => {
+                    report.add(Problem::Unfreed { pack: number }, Repair::Live(number, 0));
+                }
+                (None, None) => {}
+            }
+        }
+        for (pack, live) in &self.packs.unknown {
+            let (pack, live) = (*pack, *live);
+            let freed = self.packs.freed.get(&pack).map(|freed| freed.commit);
+            let problem = match freed {
+                Some(_) => Problem::FreedInUse { pack, live },
+                None => Problem::LostPack { pack, why: "it has no record", live },
+            };
+            report.add(problem, Repair::Rebuild { pack, freed, live });
+        }
+        for (pack, freed) in &self.packs.freed {
+            if let Some(error) = freed.damage
+                && !self.packs.unknown.contains_key(pack)
+            {
+                let problem = Problem::DamagedFreed { pack: *pack, error };
+                report.add(problem, Repair::Free(freed.commit, *pack));
+            }
+        }
+    }
+}
