@@ -10,14 +10,15 @@ use crate::fs::FreedPack;
 const CLOCKS_DIFFER: Duration = Duration::from_mins(5);
 
 impl Collector {
-    /// Deletes packs freed at least `keep` ago that no checkpoint can need.
+    /// Deletes packs freed at least `keep` ago that no named checkpoint can need.
     pub(super) async fn delete(&self, keep: Duration) -> Result<(), GcError> {
         let now = self.parts.clock.now().seconds.max(0).cast_unsigned();
         let mut freed_until = now.saturating_sub(keep.as_secs());
-        // Whoever reads a checkpoint, a follower too, may need what was freed after its making.
+        // Whoever reads a checkpoint may need what was freed after its making. Those without a name are
+        // the engine's own, for compaction and for followers, which are behind by less than `keep`.
         let checkpoints = self.parts.meta.checkpoints().await?;
-        if let Some(oldest) = checkpoints.iter().map(|checkpoint| checkpoint.created.seconds).min()
-        {
+        let named = checkpoints.iter().filter(|checkpoint| !checkpoint.name.is_empty());
+        if let Some(oldest) = named.map(|checkpoint| checkpoint.created.seconds).min() {
             let oldest = oldest.max(0).cast_unsigned().saturating_sub(CLOCKS_DIFFER.as_secs());
             freed_until = freed_until.min(oldest);
         }

@@ -6,9 +6,9 @@
 //! delete   packs freed long enough ago: object first, then its record
 //! ```
 //!
-//! Invariants: an object is deleted only when the commit that freed it is in the bucket, no checkpoint
-//! is as old, and followers have had time to move on; its record goes after it, so a crash in between
-//! repeats the deletion and loses nothing. Everything else is ordinary changes of the file system.
+//! Invariants: an object is deleted only when the commit that freed it is in the bucket, no named
+//! checkpoint is as old, and followers have had time to move on; its record goes after it, so a crash
+//! in between repeats the deletion and loses nothing. Everything else is ordinary changes of the file system.
 
 mod compact;
 mod delete;
