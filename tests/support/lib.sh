@@ -260,7 +260,8 @@ daemon_pids() {
     local file
     { grep -lzsE "^E2E_MACHINE=$1(/|\$)" /proc/[0-9]*/environ || true; } | while IFS= read -r file; do
         file=${file%/environ}
-        [ "$(readlink "$file/exe")" = "$(realpath "$lidfs")" ] && echo "${file#/proc/}"
+        # It may have ended meanwhile.
+        if [ "$(readlink "$file/exe")" = "$(realpath "$lidfs")" ]; then echo "${file#/proc/}"; fi
     done
     return 0
 }
