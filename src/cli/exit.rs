@@ -5,6 +5,7 @@ use std::error::Error;
 use crate::base::ErrorKind;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
+use crate::fs::FsError;
 use crate::fuse::FuseError;
 use crate::keys::KeyError;
 use crate::meta::MetaError;
@@ -124,7 +125,7 @@ fn daemon_exit(error: &DaemonError) -> Exit {
         DaemonError::Pin { source, .. } => kind_exit(source.kind()),
         DaemonError::Lease { source, .. } => lease_exit(source),
         DaemonError::Meta { source, .. } => meta_exit(source),
-        DaemonError::Fs(error) => kind_exit(error.kind()),
+        DaemonError::Fs(error) => fs_exit(error),
         DaemonError::Fuse(error) => fuse_exit(error),
         DaemonError::AlreadyMounted { .. } => Exit::Mountpoint,
         DaemonError::Data(_)
@@ -132,6 +133,14 @@ fn daemon_exit(error: &DaemonError) -> Exit {
         | DaemonError::Interrupted
         | DaemonError::Panicked
         | DaemonError::NotStored { .. } => Exit::Failure,
+    }
+}
+
+fn fs_exit(error: &FsError) -> Exit {
+    match error.kind() {
+        // Taken over by another writer while it was being mounted.
+        ErrorKind::Conflict => Exit::Locked,
+        kind => kind_exit(kind),
     }
 }
 

@@ -87,6 +87,16 @@ impl Inner {
         self.health().failing.as_ref().map(|(_, message)| message.clone())
     }
 
+    /// Somebody waited for the store until the deadline. If a commit is under way, it is what
+    /// does not come to an end; its success ends this.
+    pub fn waited_in_vain(&self, error: &FsError) {
+        // Under the lock, so that the end of that commit comes after it.
+        let core = self.lock();
+        if core.committing.is_some() && self.last_failure().is_none() {
+            self.failed(error);
+        }
+    }
+
     /// A step of a commit failed and will be tried again.
     pub fn failed(&self, error: &FsError) {
         let mut health = self.health();

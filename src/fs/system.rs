@@ -461,7 +461,10 @@ impl Inner {
                  see lidfs status",
                 deadline.as_secs()
             );
-            Err(FsError::Io { message, kind: ErrorKind::Retry })
+            let error = FsError::Io { message, kind: ErrorKind::Retry };
+            // A store that is silent lets no step of a commit fail for long: status shall say so.
+            self.waited_in_vain(&error);
+            Err(error)
         })
     }
 }

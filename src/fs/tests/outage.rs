@@ -179,3 +179,20 @@ async fn an_orphan_that_cannot_be_given_back_does_not_keep_others_from_it() {
     };
     tokio::time::timeout(deadline, given_back).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_tells_of_a_store_that_is_silent_once_somebody_waited_in_vain() {
+    let (volume, faults) = faulty().await;
+    let fs = volume.mount().await;
+    let (file, _) = create(&fs, ROOT, "file").await;
+    write(&fs, file, 0, &vec![7; MIB as usize]).await;
+    faults.add(Rule::always(Fault::Stall).on(Op::Put).path("packs"));
+    assert_eq!(fs.flush().await.unwrap_err().kind(), ErrorKind::Retry);
+    assert!(matches!(fs.status().health, FsHealth::Failing { .. }));
+    faults.clear();
+    fs.flush().await.unwrap();
+    // Whoever waits for a commit is told a moment before.
+    while fs.status().health != FsHealth::Ok {
+        tokio::task::yield_now().await;
+    }
+}

@@ -91,9 +91,9 @@ async fn opening_costs_a_bounded_number_of_requests() {
     }
     drop(meta);
     let (meta, killed) = open_counted(&bucket, "killed after 20 flushes").await;
-    assert!(empty <= 60 && clean <= 60, "{empty} {clean}");
-    // The background may or may not have begun to ask by then.
-    assert!(killed <= 60 + 20 * 4, "{killed}");
+    // The background, which may or may not have begun to ask by then, is about 30 of them.
+    assert!(empty <= 90 && clean <= 90, "{empty} {clean}");
+    assert!(killed <= 90 + 20 * 4, "{killed}");
     meta.close().await.unwrap();
 }
 
