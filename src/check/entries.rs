@@ -59,12 +59,12 @@ impl Check<'_> {
                 continue;
             };
             if holder.as_ref().is_none_or(|holder| holder.inode.0 != inode) {
-                self.leave(holder.take());
+                self.leave(holder.take().as_ref());
             }
             let holder = holder.get_or_insert_with(|| self.enter(Inode(inode)));
             self.entry(holder, place, &value);
         }
-        self.leave(holder);
+        self.leave(holder.as_ref());
         Ok(())
     }
 
@@ -79,8 +79,8 @@ impl Check<'_> {
         Holder { inode, under, names: 0, last: None, chain_start: 0, chain: Vec::new() }
     }
 
-    fn leave(&mut self, holder: Option<Holder>) {
-        let Some(Holder { inode, under, names: entries, .. }) = holder else { return };
+    fn leave(&mut self, holder: Option<&Holder>) {
+        let Some(&Holder { inode, under, names: entries, .. }) = holder else { return };
         if under == Under::Missing && inode != Inode::ROOT {
             let problem = Problem::MissingDirectory { inode, entries };
             self.report.add(problem, Repair::MakeDirectory(inode));

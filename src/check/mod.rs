@@ -150,12 +150,11 @@ impl Check<'_> {
             };
             self.met(inode);
             let flags = InodeFlags::XATTRS | InodeFlags::of_xattr(name);
-            match self.inodes.node(inode) {
-                Some(node) => node.seen_flags |= flags as u8,
-                None => {
-                    let repair = Repair::Set(vec![(Key::from_bytes(&key), None)]);
-                    self.report.add(Problem::StrayXattr { inode }, repair);
-                }
+            if let Some(node) = self.inodes.node(inode) {
+                node.seen_flags |= flags as u8;
+            } else {
+                let repair = Repair::Set(vec![(Key::from_bytes(&key), None)]);
+                self.report.add(Problem::StrayXattr { inode }, repair);
             }
         }
         for node in self.inodes.nodes.iter().filter(|node| node.kind.is_some()) {
@@ -181,12 +180,11 @@ impl Check<'_> {
             };
             let inode = Inode(inode);
             self.met(inode);
-            match self.inodes.node(inode) {
-                Some(node) => node.is_marked = true,
-                None => {
-                    let repair = Repair::Set(vec![(Key::orphan(inode), None)]);
-                    self.report.add(Problem::StrayOrphanMark { inode }, repair);
-                }
+            if let Some(node) = self.inodes.node(inode) {
+                node.is_marked = true;
+            } else {
+                let repair = Repair::Set(vec![(Key::orphan(inode), None)]);
+                self.report.add(Problem::StrayOrphanMark { inode }, repair);
             }
         }
         Ok(())

@@ -42,7 +42,7 @@ impl Check<'_> {
     /// Live bytes and freed packs, once all pages are counted.
     pub(super) fn judge_packs(&mut self) {
         let report = &mut self.report;
-        for pack in &self.packs.packs {
+        for pack in &self.packs.used {
             let (number, live) = (pack.number, pack.shown);
             let freed = self.packs.freed.get(&number);
             let rebuild =

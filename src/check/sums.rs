@@ -33,7 +33,7 @@ impl Check<'_> {
 
     /// The counters as the records have them.
     fn counted(&self) -> Counters {
-        let packs = &self.packs.packs;
+        let packs = &self.packs.used;
         let freed = &self.packs.freed;
         let births = packs.iter().map(|pack| pack.birth);
         let commit = births.chain(freed.values().map(|freed| freed.commit)).max();
@@ -58,7 +58,7 @@ impl Check<'_> {
 
     fn judge_counters(&mut self, recorded: &Counters, counted: Counters) {
         let inodes_decode = self.inodes.nodes.iter().all(|node| node.kind.is_some());
-        let packs_decode = self.packs.packs.iter().all(|pack| pack.damage.is_none());
+        let packs_decode = self.packs.used.iter().all(|pack| pack.damage.is_none());
         let freed_decode = self.packs.freed.values().all(|freed| freed.damage.is_none());
         let mut right = Counters { next_inode: recorded.next_inode, ..counted };
         let mut wrong = Vec::new();

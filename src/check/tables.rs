@@ -128,7 +128,7 @@ pub(super) struct Freed {
 /// All packs in order, freed ones, and bytes that files show of packs without a record.
 #[derive(Debug, Default)]
 pub(super) struct Packs {
-    pub packs: Vec<Pack>,
+    pub used: Vec<Pack>,
     pub freed: BTreeMap<PackNumber, Freed>,
     pub unknown: BTreeMap<PackNumber, u64>,
 }
@@ -139,7 +139,7 @@ impl Packs {
         let damage = record.as_ref().err().copied();
         let record = record.ok();
         let field = |field: fn(&PackRecord) -> u64| record.as_ref().map_or(0, field);
-        self.packs.push(Pack {
+        self.used.push(Pack {
             number,
             size: field(|record| record.size),
             content: field(|record| record.content),
@@ -151,8 +151,8 @@ impl Packs {
     }
 
     pub fn pack(&mut self, number: PackNumber) -> Option<&mut Pack> {
-        let at = self.packs.binary_search_by_key(&number, |pack| pack.number).ok()?;
-        self.packs.get_mut(at)
+        let at = self.used.binary_search_by_key(&number, |pack| pack.number).ok()?;
+        self.used.get_mut(at)
     }
 
     pub fn is_known(&mut self, number: PackNumber) -> bool {
