@@ -4,18 +4,18 @@
 //! Invariant: a pack is shown as freed only when the commit that freed it is in the bucket, so
 //! deleting it cannot hurt whatever crash follows.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::core::{Attempt, Tx};
+use super::system::SCAN_RECORDS;
 use super::tidy::Holes;
 use super::{FileSystem, FsError};
 use crate::base::{BlockIndex, CommitNumber, Inode, PackNumber, WriterEpoch};
 use crate::data::{Extents, Piece};
 use crate::format::{FormatError, FreedRecord, Key, KeyKind, PackRecord, Place, UnsweptRecord};
 use crate::meta::Record;
-
-/// Records that one scan asks for.
-const SCAN_RECORDS: usize = 1024;
 
 /// A pack that nothing in the file system needs any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,14 +100,27 @@ impl FileSystem {
         }
     }
 
-    /// Whether files show content of `pack`, as the volume now stands.
+    /// The packs of a range that the volume knows of, in use or freed; no other will ever be.
+    ///
+    /// Those in use are read first: one that is freed meanwhile is among the former, and one that
+    /// was freed before among the latter, be that commit in the bucket or not.
     ///
     /// # Errors
     /// [`FsError::Io`] if the store does not answer.
-    pub async fn is_pack_in_use(&self, pack: PackNumber) -> Result<bool, FsError> {
-        let key = Key::pack(pack);
-        let record = self.run(move |tx| tx.get(&key)).wait().await?;
-        Ok(record.is_some())
+    pub async fn known_packs(&self, range: Unswept) -> Result<HashSet<PackNumber>, FsError> {
+        let end = PackNumber::new(range.to, 0).unwrap_or(PackNumber(u64::MAX));
+        let from_to = [Key::pack(range.from), Key::pack(end)].map(|key| key.as_bytes().to_vec());
+        let mut known = HashSet::new();
+        for ([mut start, end], index) in [(from_to, 0), (Key::range_of(KeyKind::Freed).into(), 1)] {
+            loop {
+                let scanned = self.scan(&start, &end, SCAN_RECORDS).await?;
+                let packs = scanned.records.iter().map(|(key, _)| PackNumber(number(key, index)));
+                known.extend(packs);
+                let Some(next) = scanned.next else { break };
+                start = next;
+            }
+        }
+        Ok(known)
     }
 
     /// Writes a block anew if it shows anything of `pack`; whether it did.

@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use futures::future::try_join_all;
 
 use super::{Collector, GcError, Relaxed};
-use crate::base::{CommitNumber, PackNumber, WriterEpoch};
+use crate::base::{PackNumber, WriterEpoch};
 use crate::fs::{PACKS_IN_FLIGHT_MAX, Unswept};
 use crate::store::object_store::{self, ObjectStoreExt as _};
 
@@ -23,14 +23,12 @@ const SETTLED: Duration = Duration::from_mins(10);
 impl Collector {
     /// Deletes the orphans of earlier writers.
     pub(super) async fn sweep(&self) -> Result<(), GcError> {
-        let ranges = self.parts.fs.unswept().await?;
-        if ranges.is_empty() {
-            return Ok(());
-        }
-        let freed = self.freed().await?;
-        for range in ranges {
+        for range in self.parts.fs.unswept().await? {
+            // Once, before anything is deleted: what it does not name is an orphan for ever, while
+            // a pack that is freed later must wait for its commit and for followers.
+            let known = self.parts.fs.known_packs(range).await?;
             for writer in range.from.writer().0..range.to.0 {
-                self.sweep_writer(range, WriterEpoch(writer), &freed).await?;
+                self.sweep_writer(range, WriterEpoch(writer), &known).await?;
             }
             if self.mounted.elapsed() >= SETTLED {
                 self.parts.fs.swept(range).await?;
@@ -39,22 +37,11 @@ impl Collector {
         Ok(())
     }
 
-    /// Packs that are freed already: they are deleted in their time.
-    async fn freed(&self) -> Result<HashSet<PackNumber>, GcError> {
-        let (mut all, mut from) = (HashSet::new(), CommitNumber(0));
-        loop {
-            let page = self.parts.fs.freed_packs(from).await?;
-            let Some(last) = page.last() else { return Ok(all) };
-            from = CommitNumber(last.commit.0 + 1);
-            all.extend(page.iter().map(|freed| freed.pack));
-        }
-    }
-
     async fn sweep_writer(
         &self,
         range: Unswept,
         writer: WriterEpoch,
-        freed: &HashSet<PackNumber>,
+        known: &HashSet<PackNumber>,
     ) -> Result<(), GcError> {
         let is_first = writer == range.from.writer();
         let first = if is_first { range.from.counter() } else { 0 };
@@ -68,7 +55,7 @@ impl Collector {
                 return Ok(());
             }
             next += batch.len() as u64;
-            let found = try_join_all(batch.iter().map(|pack| self.sweep_pack(*pack, freed)));
+            let found = try_join_all(batch.iter().map(|pack| self.sweep_pack(*pack, known)));
             for is_there in found.await? {
                 absent = if is_there { 0 } else { absent + 1 };
             }
@@ -76,13 +63,13 @@ impl Collector {
         Ok(())
     }
 
-    /// Deletes a pack if no record tells of it; whether there was one.
+    /// Deletes a pack that the volume does not know; whether there is or was one.
     async fn sweep_pack(
         &self,
         pack: PackNumber,
-        freed: &HashSet<PackNumber>,
+        known: &HashSet<PackNumber>,
     ) -> Result<bool, GcError> {
-        if freed.contains(&pack) || self.parts.fs.is_pack_in_use(pack).await? {
+        if known.contains(&pack) {
             return Ok(true);
         }
         let path = self.parts.packs.path(pack);

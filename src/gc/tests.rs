@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 
 use super::*;
-use crate::base::{Inode, KIB, MIB, Timestamp};
+use crate::base::{Inode, KIB, MIB, PackNumber, Timestamp};
 use crate::fs::CopyRange;
 use crate::fs::tests::support::*;
 use crate::store::faulty::{Fault, Faults, Op, Rule};
@@ -226,6 +226,51 @@ async fn packs_of_crashed_writers_are_swept_and_no_others() {
     assert_eq!(bench.bucket().await.1, fs.status().space.pack_bytes);
     assert_eq!(collector.collect(NOW).await.unwrap().orphans, 0);
     bench.volume.assert_clean().await;
+}
+
+/// A live pack may have a number from which orphans are looked for. Freed while that goes on, it is
+/// no orphan: the commit before still shows it, and followers may read that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_that_is_freed_during_a_sweep_is_not_taken_for_an_orphan() {
+    let bench = Bench::new().await;
+    let (fs, _) = bench.mount().await;
+    for number in 0..12 {
+        make(&fs, &format!("file{number}"), number, MIB).await;
+        fs.flush().await.unwrap();
+    }
+    fs.close().await.unwrap();
+    let meta = bench.volume.meta.open();
+    let counters = crate::fs::read_counters(&meta).await.unwrap();
+    let next_pack = PackNumber::new(counters.next_pack.writer(), 0).unwrap();
+    let mut batch = crate::meta::Batch::new();
+    let record = crate::format::Counters { next_pack, ..counters }.encode();
+    batch.put(crate::format::Key::counters().as_bytes().to_vec(), record);
+    meta.apply(batch).await.unwrap();
+    meta.flush().await.unwrap();
+    let (fs, collector) = bench.mount().await;
+    remove(&fs, "file0").await;
+    collector.collect(NOW).await.unwrap();
+    let (objects, _) = bench.bucket().await;
+
+    // The first number is absent now: asking for it takes until file 11 is gone.
+    bench.faults.add(Rule::always(Fault::Stall).on(Op::Head).times(1));
+    let struck = bench.faults.struck();
+    let collector = Arc::new(collector);
+    let collecting = tokio::spawn({
+        let collector = collector.clone();
+        let keep = Duration::from_hours(1);
+        async move { collector.collect(GcPolicy { keep, compact_below: 0 }).await }
+    });
+    while bench.faults.struck() == struck {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    remove(&fs, "file11").await;
+    fs.reclaim_unreferenced().await.unwrap();
+    fs.flush().await.unwrap();
+    bench.faults.release();
+    let figures = collecting.await.unwrap().unwrap();
+    assert_eq!((figures.orphans, figures.deleted_packs), (0, 0), "{figures:?}");
+    assert_eq!(bench.bucket().await.0, objects);
 }
 
 /// The record goes after the object: what failed in between is done again.
