@@ -4,8 +4,9 @@
 //! killed meanwhile, the thread would live until it is answered; and if it shared
 //! the table of descriptors, the connection to the kernel would live as long as
 //! the thread: nobody would ever answer, and whoever uses the mount would hang.
-//! So it has a table of its own, without that connection, and no other thread of
-//! a daemon ever waits for its own mount.
+//! So it has a table of its own, without that connection. Of the other threads only the one
+//! for notices (`fuse/invalidate.rs`) may wait for its own mount, which it cannot do without
+//! the connection: for a seek to data, and for a flush where syncfs does not wait.
 //!
 //! Invariant: it uses no descriptor but those it opens. So it neither logs nor wakes
 //! tasks (which takes an eventfd): it is talked to through channels of the standard

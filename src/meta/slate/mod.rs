@@ -53,7 +53,7 @@ pub use settings::SlateOptions;
 
 /// Where the database lies in its store.
 const PATH: &str = "meta";
-/// Equal to a sealed object's chunk, so that no block needs three of them.
+/// Four chunks of a sealed object: a scan asks for whole blocks, and larger ones are fewer requests.
 const BLOCK_SIZE: SstBlockSize = SstBlockSize::Block64Kib;
 
 /// The writer of a volume's records, in the bucket.
