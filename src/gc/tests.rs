@@ -10,9 +10,8 @@ use super::*;
 use crate::base::{Inode, KIB, MIB, PackNumber, Timestamp};
 use crate::fs::CopyRange;
 use crate::fs::tests::support::*;
+use crate::store::StoreFault;
 use crate::store::faulty::{Fault, Faults, Op, Rule};
-use crate::store::object_store::memory::InMemory;
-use crate::store::{FaultyStore, StoreFault};
 
 const ROOT: Inode = Inode::ROOT;
 const NOW: GcPolicy = GcPolicy { keep: Duration::ZERO, compact_below: 90 };
@@ -37,9 +36,8 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
-        let store = FaultyStore::new(InMemory::new());
-        let faults = store.faults();
-        let volume = TestVolume::on(Arc::new(store)).await;
+        let (mut volume, faults) = faulty().await;
+        volume.config.deadline = Duration::from_secs(10);
         Self { volume, faults, clock: Arc::default() }
     }
 

@@ -170,8 +170,7 @@ async fn run(steps: Vec<Step>) {
                 committed.clear();
             }
             Step::Flush => {
-                fs.flush().await.unwrap();
-                volume.assert_clean().await;
+                volume.assert_settled(&fs).await;
                 committed = plain.clone();
             }
             Step::Crash => {

@@ -1,6 +1,5 @@
 //! Commits and memory under faults, floods of small changes, and other writers.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,20 +10,10 @@ use crate::base::{Inode, KIB, MIB, PackNumber};
 use crate::format::*;
 use crate::fs::system::SCAN_RECORDS;
 use crate::fs::*;
-use crate::store::FaultyStore;
-use crate::store::faulty::{Fault, Faults, Op, Rule};
+use crate::store::faulty::{Fault, Op, Rule};
 use crate::store::object_store::ObjectStore;
-use crate::store::object_store::memory::InMemory;
 
 const ROOT: Inode = Inode::ROOT;
-
-async fn faulty() -> (TestVolume, Faults) {
-    let store = FaultyStore::new(InMemory::new());
-    let faults = store.faults();
-    let mut volume = TestVolume::on(Arc::new(store)).await;
-    volume.config.deadline = Duration::from_secs(4);
-    (volume, faults)
-}
 
 /// Pages that scattered writes touch.
 const SCATTERED_PAGES: u64 = 2_500;

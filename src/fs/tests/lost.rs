@@ -1,26 +1,14 @@
 //! What could not be stored is never forgotten by a later success.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use super::support::*;
 use crate::base::{ErrorKind, Inode, MIB};
 use crate::format::FileKind;
 use crate::fs::{FileSystem, FsError, RenameMode, WriteOrigin};
-use crate::store::faulty::{Fault, Faults, Op, Rule};
-use crate::store::object_store::memory::InMemory;
-use crate::store::{FaultyStore, StoreFault};
+use crate::store::StoreFault;
+use crate::store::faulty::{Fault, Op, Rule};
 
 const ROOT: Inode = Inode::ROOT;
 const CACHED: WriteOrigin = WriteOrigin { from_cache: true, kill_privileges: false };
-
-async fn faulty() -> (TestVolume, Faults) {
-    let store = FaultyStore::new(InMemory::new());
-    let faults = store.faults();
-    let mut volume = TestVolume::on(Arc::new(store)).await;
-    volume.config.deadline = Duration::from_secs(2);
-    (volume, faults)
-}
 
 /// Writes from the kernel's cache until one is refused.
 async fn overflow(fs: &FileSystem, inode: Inode) -> FsError {

@@ -1,6 +1,5 @@
 //! The store away, refusing or answering nonsense while groups wait for it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,19 +8,10 @@ use super::support::*;
 use crate::base::{ErrorKind, Inode, MIB};
 use crate::format::{Key, KeyKind, OrphanRecord, PAGE_BLOCKS};
 use crate::fs::{FileSystem, FsHealth, Handle};
+use crate::store::StoreFault;
 use crate::store::faulty::{Fault, Faults, Op, Rule};
-use crate::store::object_store::memory::InMemory;
-use crate::store::{FaultyStore, StoreFault};
 
 const ROOT: Inode = Inode::ROOT;
-
-async fn faulty() -> (TestVolume, Faults) {
-    let store = FaultyStore::new(InMemory::new());
-    let faults = store.faults();
-    let mut volume = TestVolume::on(Arc::new(store)).await;
-    volume.config.deadline = Duration::from_secs(3);
-    (volume, faults)
-}
 
 fn packs_fail(faults: &Faults, fault: StoreFault) {
     faults.add(Rule::always(Fault::Fail(fault)).on(Op::Put).path("packs"));

@@ -13,9 +13,11 @@ use crate::format::FileKind;
 use crate::fs::SetAttributes;
 use crate::fs::{
     Attributes, Caller, FileSystem, FsConfig, FsParts, Handle, NewNode, Records, WriteOrigin,
-    format_volume,
+    format_volume, read_counters,
 };
 use crate::meta::{MemoryVolume, MetaRead, MetaStore};
+use crate::store::FaultyStore;
+use crate::store::faulty::Faults;
 use crate::store::object_store::ObjectStore;
 use crate::store::object_store::memory::InMemory;
 
@@ -65,6 +67,25 @@ impl TestVolume {
     pub async fn assert_clean(&self) {
         let report = fsck(&self.meta.follow(), &self.facts()).await.unwrap();
         assert!(report.is_clean(), "{:#?}", report.findings);
+    }
+
+    /// As [`assert_clean`](Self::assert_clean), and the mount's own sums are those that are committed.
+    pub async fn assert_settled(&self, fs: &FileSystem) {
+        let mut tries = 0;
+        loop {
+            fs.flush().await.unwrap();
+            let status = fs.status();
+            let counters = read_counters(&self.meta.follow()).await.unwrap();
+            // Work in the background may have come in between.
+            if (status.bytes, status.inodes, status.space)
+                == (counters.bytes, counters.inodes, counters.space)
+            {
+                break;
+            }
+            tries += 1;
+            assert!(tries < 100, "{status:?} is committed as {counters:?}");
+        }
+        self.assert_clean().await;
     }
 
     pub async fn mount(&self) -> FileSystem {
@@ -126,6 +147,15 @@ pub fn resize(size: u64) -> SetAttributes {
         mtime: None,
         ctime: None,
     }
+}
+
+/// A volume whose store fails as told, and which does not wait long for it.
+pub async fn faulty() -> (TestVolume, Faults) {
+    let store = FaultyStore::new(InMemory::new());
+    let faults = store.faults();
+    let mut volume = TestVolume::on(Arc::new(store)).await;
+    volume.config.deadline = Duration::from_secs(4);
+    (volume, faults)
 }
 
 /// What to make at `parent/name`.
