@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::progress::ask_with_progress;
 use super::{Exit, Failure, target};
-use crate::config::{Gc, Percent, Size};
+use crate::config::{Percent, Size};
 use crate::daemon::{Request, Response};
 use crate::gc::GcFigures;
 
@@ -21,7 +21,7 @@ pub(super) struct Args {
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
     /// Keep packs freed less than this long ago, for read-only mounts that are behind; "0s" if there
-    /// are none; default: 1h
+    /// are none; default: what the mount's configuration says
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     keep: Option<Duration>,
     /// Write packs anew of whose content less than this is live
@@ -34,9 +34,8 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let entry = target::find(&args.mountpoint)?;
-    let keep = args.keep.unwrap_or(Gc::default().keep);
-    let request =
-        Request::Collect { keep_seconds: keep.as_secs(), compact_below: args.compact_below.0 };
+    let keep_seconds = args.keep.map(|keep| keep.as_secs());
+    let request = Request::Collect { keep_seconds, compact_below: args.compact_below.0 };
     let Response::Collected(figures) = ask_with_progress(&entry, request, None)? else {
         return Err(Failure::new(
             Exit::Failure,

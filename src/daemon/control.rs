@@ -48,8 +48,8 @@ pub enum Request {
     Unmount,
     /// Give back space that nothing needs, as [`GcPolicy`](crate::gc::GcPolicy) says.
     Collect {
-        /// Keep packs that were freed less than this long ago.
-        keep_seconds: u64,
+        /// Keep packs that were freed less than this long ago; `None`: as the mount's configuration says.
+        keep_seconds: Option<u64>,
         /// Write packs anew of which less than this many percent is live.
         compact_below: u8,
     },

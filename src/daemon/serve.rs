@@ -154,6 +154,7 @@ async fn mount_and_serve(
         pages,
         reader,
         collector,
+        gc_keep: plan.config.gc.keep,
         meter: Arc::clone(&storage.meter),
         url: storage.url.clone(),
         volume: volume.id().to_string(),

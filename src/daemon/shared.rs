@@ -36,6 +36,8 @@ pub(super) struct Shared {
     pub reader: Arc<BlockReader>,
     /// `None` on a read-only mount.
     pub collector: Option<Arc<Collector>>,
+    /// How long it keeps freed packs if nothing else is asked for.
+    pub gc_keep: Duration,
     pub meter: Arc<StoreMeter>,
     pub url: StoreUrl,
     pub volume: String,
@@ -61,7 +63,7 @@ impl Shared {
             },
             Request::Unmount => self.unmount().await,
             Request::Collect { keep_seconds, compact_below } => {
-                let keep = Duration::from_secs(keep_seconds);
+                let keep = keep_seconds.map_or(self.gc_keep, Duration::from_secs);
                 match self.collect(GcPolicy { keep, compact_below }).await {
                     Ok(figures) => Response::Collected(figures),
                     Err(message) => Response::Failed { message, busy: false },
@@ -120,7 +122,7 @@ impl Shared {
             return Err(format!("{place}: {}", GcError::Ended));
         };
         // Written pages that the kernel still has may overwrite what is live now.
-        self.flush().await?;
+        self.write_back().await.map_err(|error| format!("{place}: {error}"))?;
         collector.collect(policy).await.map_err(|error| format!("{place}: {error}"))
     }
 

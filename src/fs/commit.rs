@@ -235,8 +235,16 @@ impl FileSystem {
     /// [`FsError::Io`] when the deadline passes or a newer writer holds the volume, and as long
     /// as a file that lost bytes (`lost.rs`) stands as it is.
     pub async fn flush(&self) -> Result<(), FsError> {
-        self.inner.within(self.inner.clone().flush_all()).await?;
+        self.commit().await?;
         self.inner.check_nothing_lost()
+    }
+
+    /// As [`flush`](Self::flush), whatever was lost before.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] when the deadline passes or a newer writer holds the volume.
+    pub async fn commit(&self) -> Result<(), FsError> {
+        self.inner.within(self.inner.clone().flush_all()).await
     }
 }
 

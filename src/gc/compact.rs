@@ -30,7 +30,7 @@ impl Collector {
                 }
             }
         }
-        self.parts.fs.flush().await?;
+        self.parts.fs.commit().await?;
         Ok(())
     }
 

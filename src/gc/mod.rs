@@ -127,11 +127,11 @@ impl Collector {
         self.counts.kept_bytes.store(0, Relaxed);
         self.parts.fs.reclaim_unreferenced().await?;
         // What is freed by now shall be so in the bucket.
-        self.parts.fs.flush().await?;
+        self.parts.fs.commit().await?;
         self.sweep().await?;
         self.compact(policy.compact_below).await?;
         self.delete(policy.keep).await?;
-        self.parts.fs.flush().await?;
+        self.parts.fs.commit().await?;
         Ok(self.figures().since(&before))
     }
 
