@@ -134,6 +134,8 @@ pub struct Write {
     pub pack_size: Size,
     /// Most bytes written and not yet in the bucket: writers wait beyond.
     pub dirty_max: Size,
+    /// Bytes of content that the volume may hold.
+    pub quota: Option<Size>,
     /// Longest time until a change is in the bucket without `fsync`.
     #[serde(with = "duration")]
     pub commit_interval: Duration,
@@ -149,6 +151,7 @@ impl Default for Write {
             compression: CompressionName(VolumeParams::default().compression),
             pack_size: Size(FsConfig::default().pack_bytes),
             dirty_max: Size(FsConfig::default().dirty_bytes_max),
+            quota: None,
             commit_interval: FsConfig::default().commit_interval,
             deadline: FsConfig::default().deadline,
         }
@@ -166,6 +169,7 @@ impl Write {
         FsConfig {
             commit_interval: self.commit_interval,
             dirty_bytes_max: self.dirty_max.0,
+            quota_bytes: self.quota.map(|quota| quota.0),
             pack_bytes: self.pack_size.0,
             deadline: self.deadline,
             ..FsConfig::default()
@@ -409,6 +413,7 @@ mod tests {
         }
         assert!(config.volume.url.is_some() && config.cache.disk.is_some());
         assert!(config.state.dir.is_some() && config.log.file.is_some());
+        assert!(config.write.quota.is_some());
         assert!(config.mount.uid.is_some() && config.mount.gid.is_some());
         let StoreConfig { endpoint, region, profile, path_style, ca_file, .. } = config.store;
         assert!(endpoint.is_some() && region.is_some() && profile.is_some());

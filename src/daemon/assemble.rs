@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::data::{BlockReader, Compression, DiskCacheConfig, PackContext, ReaderConfig, Uploader};
 use crate::format::header;
 use crate::fs::{self, FileSystem, FsParts, Records};
-use crate::fuse::{FuseError, FuseOptions, mount_type_at};
+use crate::fuse::{Caching, FuseError, FuseOptions, mount_type_at};
 use crate::gc::{Collector, GcParts};
 use crate::keys::Purpose;
 use crate::meta::{MetaError, SlateMeta, SlateOptions, SlateReader, View};
@@ -314,6 +314,10 @@ fn fuse_options(plan: &Plan) -> Result<FuseOptions, DaemonError> {
     } else {
         FuseOptions::writer(&plan.mountpoint, source)
     };
+    if config.write.quota.is_some() && !config.mount.read_only {
+        // What the kernel had collected first could not be refused to the program any more.
+        options.caching = Caching::WriteThrough;
+    }
     options.allow_other = config.mount.allow_other;
     options.uid = config.mount.uid;
     options.gid = config.mount.gid;

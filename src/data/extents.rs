@@ -371,6 +371,12 @@ impl Extents {
         memory.map(|span| u64::from(span.len)).sum()
     }
 
+    /// Bytes that are not zeros, wherever they lie.
+    pub fn content_bytes(&self) -> u64 {
+        let content = self.spans.iter().filter(|span| !matches!(span.piece, Piece::Zero));
+        content.map(|span| u64::from(span.len)).sum()
+    }
+
     /// Written bytes that no packer has claimed.
     pub fn unclaimed_bytes(&self) -> u64 {
         let unclaimed = self.spans.iter().filter(

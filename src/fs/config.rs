@@ -15,6 +15,8 @@ pub struct FsConfig {
     pub commit_interval: Duration,
     /// Bytes that may wait to be committed; writers wait when there are more.
     pub dirty_bytes_max: u64,
+    /// Bytes of content that the volume may hold; without it as many as the store takes.
+    pub quota_bytes: Option<u64>,
     /// Content of one pack in bytes, before compression.
     pub pack_bytes: u64,
     /// How long an operation waits for the store before it fails.
@@ -28,6 +30,7 @@ impl Default for FsConfig {
         Self {
             commit_interval: Duration::from_secs(5),
             dirty_bytes_max: 128 * MIB,
+            quota_bytes: None,
             pack_bytes: 16 * MIB,
             deadline: Duration::from_mins(2),
             record_cache_bytes: 32 * MIB,

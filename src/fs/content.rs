@@ -163,7 +163,7 @@ impl Core {
 }
 
 /// The blocks that `from..to` touches, with the range inside each.
-fn blocks_of(
+pub(super) fn blocks_of(
     core: &Core,
     from: u64,
     to: u64,
@@ -206,6 +206,7 @@ impl Tx<'_> {
         if data.is_empty() {
             return Ok(0);
         }
+        self.claim_room(inode, offset, offset + data.len() as u64)?;
         let size = record.size.max(end.unwrap_or(offset));
         if !origin.from_cache {
             self.modified(&mut record);
@@ -269,7 +270,9 @@ impl Tx<'_> {
         let file_blocks = block_size.count(size);
         let mut blank = |block, from: u32, to: u32| {
             self.expect_page(inode, block, file_blocks);
-            self.group().edit(inode, block, block_bytes, |e| e.put(from, to - from, Piece::Zero));
+            let group = self.group();
+            group.shrinks = true;
+            group.edit(inode, block, block_bytes, |e| e.put(from, to - from, Piece::Zero));
         };
         if first == last {
             return blank(first, from_at, to_at);
@@ -292,6 +295,10 @@ impl Tx<'_> {
         let end = offset.checked_add(len);
         let mut record = self.file(inode, end)?;
         let (end, size) = (end.unwrap_or(u64::MAX), record.size);
+        if matches!(how, Allocate::Reserve { .. }) {
+            // Nothing is reserved, but what cannot fit is refused.
+            self.claim_bytes((end - offset).saturating_sub(record.allocated))?;
+        }
         let grows = matches!(
             how,
             Allocate::Reserve { keep_size: false } | Allocate::Zero { keep_size: false }
@@ -319,6 +326,7 @@ impl Tx<'_> {
         if len == 0 {
             return Ok(0);
         }
+        self.claim_room(range.to, range.to_offset, range.to_offset + len)?;
         let parts = self.copied_spans(range, len)?;
         for (block, _, _, piece) in &parts {
             if let Piece::Stored(Place::Pack { pack, .. }) = piece {

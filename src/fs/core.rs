@@ -79,6 +79,8 @@ pub(super) struct Fixed {
     pub names: SecretKey,
     /// Bytes that may wait to be committed.
     pub dirty_bytes_max: u64,
+    /// Bytes of content that the volume may hold.
+    pub quota_bytes: Option<u64>,
 }
 
 /// The state in memory. Behind one lock, never held while waiting.

@@ -36,7 +36,7 @@ const PAGE_BYTES_PER_BLOCK: u64 = 104;
 
 /// Changed records and changed content, laid over what is committed.
 ///
-/// Invariant: `memory_bytes` and `unclaimed_bytes` are the sums over `files`;
+/// Invariant: `memory_bytes`, `unclaimed_bytes` and `content_bytes` are the sums over `files`;
 /// a block with unclaimed bytes stands in `queue`.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Group {
@@ -54,6 +54,10 @@ pub(super) struct Group {
     pub memory_bytes: u64,
     /// Those of them that no packer has claimed.
     pub unclaimed_bytes: u64,
+    /// Bytes that edited blocks show besides zeros, packed ones included.
+    pub content_bytes: u64,
+    /// Whether it may leave files with fewer bytes than they had.
+    pub shrinks: bool,
     /// Blocks with unclaimed bytes, in the order of writing; one may stand in it twice.
     pub queue: VecDeque<(Inode, BlockIndex)>,
     /// Edited blocks; each costs memory besides its bytes.
@@ -123,11 +127,13 @@ impl Group {
         self.edited_blocks += u64::from(is_new);
         let extents = edits.edit(block, block_bytes);
         let (memory, unclaimed) = (extents.memory_bytes(), extents.unclaimed_bytes());
+        let content = extents.content_bytes();
         let spans = if is_new { 0 } else { extents.spans().len() };
         let result = change(extents);
         let after = extents.unclaimed_bytes();
         self.memory_bytes = self.memory_bytes + extents.memory_bytes() - memory;
         self.unclaimed_bytes = self.unclaimed_bytes + after - unclaimed;
+        self.content_bytes = self.content_bytes + extents.content_bytes() - content;
         let now = extents.spans().len();
         self.spans = self.spans + now as u64 - spans as u64;
         if now / SPANS_CROWDED > spans / SPANS_CROWDED {
@@ -191,6 +197,8 @@ impl Group {
         self.queue.clear();
         self.memory_bytes = 0;
         self.unclaimed_bytes = 0;
+        self.content_bytes = 0;
+        self.shrinks = false;
         self.edited_blocks = 0;
         self.spans = 0;
     }
@@ -198,6 +206,7 @@ impl Group {
     /// Makes blocks `from..to` of a file a hole.
     pub fn make_hole(&mut self, inode: Inode, from: BlockIndex, to: BlockIndex) {
         self.touch();
+        self.shrinks = true;
         let pages = (to.0.saturating_sub(from.0) / PAGE_BLOCKS).saturating_add(1);
         self.page_bytes += pages.saturating_mul(HOLE_PAGE_BYTES).min(HOLE_BYTES_MAX);
         for dropped in self.files.entry(inode).or_default().make_hole(from, to) {
@@ -205,6 +214,7 @@ impl Group {
             self.spans -= dropped.spans().len() as u64;
             self.memory_bytes -= dropped.memory_bytes();
             self.unclaimed_bytes -= dropped.unclaimed_bytes();
+            self.content_bytes -= dropped.content_bytes();
         }
     }
 }
@@ -221,10 +231,12 @@ mod tests {
         group.edit(inode, block, 65_536, |extents| extents.write(0, &[1; 1000]));
         group.edit(inode, block, 65_536, |extents| extents.write(500, &[2; 1000]));
         assert_eq!((group.memory_bytes, group.unclaimed_bytes), (1500, 1500));
+        assert_eq!((group.content_bytes, group.shrinks), (1500, false));
         assert_eq!(group.queue.len(), 1);
         group.edit(inode, block, 65_536, |extents| extents.put(0, 100, Piece::Zero));
-        assert_eq!(group.memory_bytes, 1400);
+        assert_eq!((group.memory_bytes, group.content_bytes), (1400, 1400));
         group.make_hole(inode, BlockIndex(0), BlockIndex(9));
         assert_eq!((group.memory_bytes, group.unclaimed_bytes), (0, 0));
+        assert_eq!((group.content_bytes, group.shrinks), (0, true));
     }
 }

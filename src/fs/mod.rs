@@ -29,6 +29,7 @@ mod neighbours;
 mod opened;
 mod operations;
 mod packing;
+mod quota;
 mod reclaim;
 mod seek;
 mod space;

@@ -119,6 +119,7 @@ impl FileSystem {
             block_size: parts.block_size,
             names: parts.names.clone(),
             dirty_bytes_max: parts.config.dirty_bytes_max,
+            quota_bytes: parts.config.quota_bytes,
         });
         let core = Core {
             fixed,

@@ -148,11 +148,11 @@ impl FileSystem {
     /// Sizes for `statfs`.
     pub fn statfs(&self) -> Outcome<Usage> {
         let core = self.inner.lock();
-        let bytes_used = core.counters.bytes.saturating_add(core.dirty_bytes());
+        let bytes_total = core.fixed.quota_bytes.unwrap_or(CAPACITY_BYTES).max(core.counters.bytes);
         Outcome::Ready(Ok(Usage {
             block_bytes: core.fixed.block_size.bytes() as u32,
-            bytes_total: CAPACITY_BYTES.max(bytes_used),
-            bytes_used,
+            bytes_total,
+            bytes_used: core.used_bytes().min(bytes_total),
             inodes_total: CAPACITY_INODES,
             inodes_used: core.counters.inodes,
         }))

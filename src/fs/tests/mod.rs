@@ -7,6 +7,7 @@ mod follower;
 mod lost;
 mod names;
 mod outage;
+mod quota;
 mod robust;
 mod seek;
 pub(crate) mod support;
