@@ -3,6 +3,9 @@
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
 // The order is the layers'; a comment between keeps the formatter from sorting.
+// Every decoder of what the bucket holds, for tests.
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 // The command line.
 pub mod cli;
 // A mount put together and run.

@@ -89,13 +89,19 @@ thread_local! {
 }
 
 /// The content of a compressed chunk; `None` if it is not one, or longer than a chunk may be.
-pub(super) fn expand(compressed: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn expand(compressed: &[u8]) -> Option<Vec<u8>> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = Decompressor::new().ok();
         }
         slot.as_mut()?.decompress(compressed, CHUNK_LEN_MAX).ok()
     })
+}
+
+/// A compressed chunk.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn example_compressed() -> Vec<u8> {
+    zstd::bulk::compress(&[7; 5000], 1).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -41,5 +41,8 @@ pub use readahead::ReadAhead;
 pub use reader::{BlockReader, ReaderConfig, ReaderStats};
 pub use upload::{UploadStats, Uploader};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use compress::{example_compressed, expand};
+
 #[cfg(test)]
 mod tests;

@@ -106,6 +106,12 @@ fn parse(bytes: &[u8]) -> Result<Option<Acl>, FormatError> {
     Ok(is_valid(&entries).then_some(Acl(entries)))
 }
 
+/// Whether this is a list, or one that is taken for none.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn accepts_acl(bytes: &[u8]) -> bool {
+    parse(bytes).is_ok()
+}
+
 /// Each of the three base entries once, a mask if anybody is named, nothing unknown.
 fn is_valid(entries: &[Entry]) -> bool {
     let count = |tag| entries.iter().filter(|entry| entry.tag == tag).count();

@@ -41,6 +41,8 @@ mod tidy;
 mod types;
 mod xattrs;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use acl::accepts_acl;
 pub use config::FsConfig;
 pub use error::FsError;
 pub use mount::{format_volume, read_counters};

@@ -84,7 +84,7 @@ pub fn load(path: &Path) -> Result<SecretKey, KeyError> {
     parse(&text).ok_or_else(|| KeyError::Malformed { path: path.to_owned() })
 }
 
-fn parse(text: &[u8]) -> Option<SecretKey> {
+pub(crate) fn parse(text: &[u8]) -> Option<SecretKey> {
     if text.len() > KEYFILE_BYTES_MAX {
         return None;
     }

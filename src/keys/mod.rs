@@ -29,3 +29,6 @@ pub use passphrase::{Cost, PASSPHRASE_BYTES_MAX, Passphrase};
 pub use slot::{NewSlot, Secret, SlotKind, unwrap, wrap};
 pub use source::{Config, KeySource, Purpose};
 pub use whole::{open_whole, seal_whole};
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use keyfile::parse as parse_keyfile;

@@ -112,6 +112,19 @@ fn decode(bytes: &[u8]) -> Option<Keyring> {
     Some(Keyring { names, data: DataKeys::new(current, epochs) })
 }
 
+/// Whether this is a keyring, before sealing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn accepts_keyring(bytes: &[u8]) -> bool {
+    decode(bytes).is_some()
+}
+
+/// A keyring of two epochs, before sealing.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn example_keyring() -> Vec<u8> {
+    let key = |epoch| DataKey { epoch: Epoch(epoch), key: SecretKey::from_bytes([9; 32]) };
+    encode(&SecretKey::from_bytes([8; 32]), &[key(1), key(2)]).expose().to_vec()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,3 +42,6 @@ pub use object::ObjectError;
 pub use opened::{HEADER_NAME, SlotInfo, Volume};
 pub use pin::{FreshnessPins, Pin, PinError};
 pub use root::Fingerprint;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use keyring::{accepts_keyring, example_keyring};
