@@ -133,6 +133,18 @@ pub enum OpenError {
         /// Bytes found.
         len: u64,
     },
+    /// The object ends before something that is known to be in it.
+    #[error(
+        "object {path}: it ends after {len} bytes, and what was wanted begins at byte {wanted}; it was cut, restore it from a copy"
+    )]
+    TooShort {
+        /// The object's path.
+        path: String,
+        /// Bytes found.
+        len: u64,
+        /// First byte wanted.
+        wanted: u64,
+    },
 }
 
 impl OpenError {
@@ -146,7 +158,8 @@ impl OpenError {
             | Self::OtherVolume { .. }
             | Self::WrongKey { .. }
             | Self::ForgedChunk { .. }
-            | Self::WrongLength { .. } => ErrorKind::Corrupt,
+            | Self::WrongLength { .. }
+            | Self::TooShort { .. } => ErrorKind::Corrupt,
         }
     }
 }

@@ -24,11 +24,13 @@ use lru::LruCache;
 
 use super::geometry::{CHUNK, HEADER, SEALED_CHUNK, chunk_start, chunks, plain_len, sealed_suffix};
 use super::{INLINE_MAX, STORE, SealedStore, forged, passing, wrong_length};
-use crate::crypto::{Opener, TAG_LEN};
+use crate::crypto::{OpenError, Opener, TAG_LEN};
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
-    Error, GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, Result,
+    Error, GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt as _,
+    Result,
 };
+use crate::store::{StoreFault, fault};
 
 /// Most headers kept; about 1 KiB each.
 const HEADERS_MAX: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
@@ -99,24 +101,28 @@ impl SealedStore {
     async fn try_read(&self, location: &Path, options: &GetOptions) -> Result<Option<GetResult>> {
         let known = self.headers.get(location);
         let asked = sealed_range(options.range.as_ref(), known.is_some());
-        let far = match &asked {
-            Some(GetRange::Bounded(range)) => range.start > 0,
-            Some(GetRange::Offset(start)) => *start > 0,
-            Some(GetRange::Suffix(_)) | None => false,
+        let far = asked.as_ref().and_then(start).is_some_and(|start| start > 0);
+        let body = async {
+            let get = GetOptions { range: asked.clone(), ..options.clone() };
+            match self.inner.get_opts(location, get).await {
+                Ok(result) => Ok(result),
+                Err(error) => Err(self.too_short(location, asked.as_ref(), error).await),
+            }
         };
-        let get = GetOptions { range: asked, ..options.clone() };
         let (result, fetched) = if far && known.is_none() {
-            let body = self.inner.get_opts(location, get);
             let (body, header) = try_join!(body, self.fetch_header(location, options))?;
             (body, Some(header))
         } else {
-            (self.inner.get_opts(location, get).await?, None)
+            (body.await?, None)
         };
 
         let GetResult { payload: _, meta, range: sealed, attributes: _, extensions: _ } = &result;
         let len = plain_len(meta.size).ok_or_else(|| wrong_length(meta))?;
         let plain = match &options.range {
-            Some(range) => range.as_range(len).map_err(invalid_range)?,
+            Some(range) => range.as_range(len).map_err(|_| {
+                let wanted = start(range).unwrap_or_default();
+                forged(OpenError::TooShort { path: location.to_string(), len, wanted })
+            })?,
             None => 0..len,
         };
         let (sealed, mut meta) = (sealed.clone(), meta.clone());
@@ -152,6 +158,25 @@ impl SealedStore {
             attributes,
             extensions,
         }))
+    }
+
+    /// What to say of a failed read: that the object ends before its range, where that is so. The
+    /// metadata engine would ask for ever.
+    async fn too_short(&self, location: &Path, asked: Option<&GetRange>, error: Error) -> Error {
+        let Some(wanted) = asked.and_then(start) else { return error };
+        let is_other = match fault::find(&error) {
+            Some(said) => said.fault != StoreFault::Invalid,
+            None => !matches!(error, Error::Generic { .. }),
+        };
+        if is_other {
+            return error;
+        }
+        match self.inner.head(location).await {
+            Ok(meta) if meta.size <= wanted => {
+                forged(OpenError::TooShort { path: location.to_string(), len: meta.size, wanted })
+            }
+            _ => error,
+        }
     }
 
     /// A request for the header alone, and the ETag it came with.
@@ -192,6 +217,15 @@ fn sealed_range(plain: Option<&GetRange>, header_known: bool) -> Option<GetRange
         GetRange::Offset(start) => GetRange::Offset(start_of(*start)),
         GetRange::Suffix(len) => GetRange::Suffix(sealed_suffix(*len)),
     })
+}
+
+/// First byte of a range that has one.
+fn start(range: &GetRange) -> Option<u64> {
+    match range {
+        GetRange::Bounded(range) => Some(range.start),
+        GetRange::Offset(start) => Some(*start),
+        GetRange::Suffix(_) => None,
+    }
 }
 
 fn invalid_range(source: impl std::error::Error + Send + Sync + 'static) -> Error {

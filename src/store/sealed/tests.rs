@@ -335,6 +335,27 @@ fn an_object_cut_to_look_empty_is_refused_even_by_head_and_list() {
     });
 }
 
+/// The engine would ask for what is not there for ever.
+#[test]
+fn a_range_beyond_the_end_of_a_cut_object_is_a_forgery() {
+    run(async {
+        let (store, inner) = stores();
+        store.put(&path("x"), content(6 * CHUNK).into()).await.unwrap();
+        let mut sealed = raw(&inner, "x").await;
+        sealed.truncate(2 * SEALED_CHUNK as usize);
+        put_raw(&inner, "x", sealed).await;
+        let ranges = [GetRange::Bounded(5 * CHUNK..5 * CHUNK + 9), GetRange::Offset(3 * CHUNK)];
+        for range in ranges {
+            for reader in [&store, &over(&inner)] {
+                let found = forgery(reader, "x", Some(range.clone())).await;
+                assert!(matches!(found, OpenError::TooShort { .. }), "{found}");
+            }
+        }
+        let found = forgery(&over(&inner), "x", Some(GetRange::Bounded(CHUNK..3 * CHUNK))).await;
+        assert!(matches!(found, OpenError::ForgedChunk { .. }), "{found}");
+    });
+}
+
 #[test]
 fn forgeries_are_not_retried_and_short_answers_are() {
     use slatedb_common::retry::should_retry;
