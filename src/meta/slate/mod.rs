@@ -37,6 +37,7 @@ use crate::meta::{Batch, Checkpoint, CheckpointId, MetaError, MetaRead, MetaStor
 use clock::ForwardClock;
 use flusher::Flusher;
 
+mod catch_up;
 mod clock;
 #[cfg(test)]
 mod figures;
@@ -91,6 +92,7 @@ impl SlateMeta {
         let clock = Arc::new(ForwardClock::default());
         raise_to_stored(&clock, &store).await;
         let db = builder(&store, &options, clock.clone()).build().await.map_err(opening)?;
+        catch_up::start(&db, clock.clone(), &options);
         // The last writer may have gone on until it was fenced.
         clock.raise(newest_stamp(&db.manifest()));
         let found = db.status();

@@ -73,7 +73,11 @@ impl SlateOptions {
 /// How often the writer looks at the manifest unasked; each flush of a table looks too. Two requests.
 const MANIFEST_POLL: Duration = Duration::from_mins(2);
 /// How often the compactor and its worker look for work; six requests in all.
-const COMPACTION_POLL: Duration = Duration::from_secs(90);
+pub(super) const COMPACTION_POLL: Duration = Duration::from_secs(90);
+/// What a killed mount was merging is taken on by the next one after so long without a sign of life.
+const WORKER_DEAD: Duration = Duration::from_secs(12);
+/// A sign of life, while something is being merged; two requests.
+const WORKER_HEARTBEAT: Duration = Duration::from_secs(4);
 /// Garbage collection: a handful of LISTs each time.
 const GC_INTERVAL: Duration = Duration::from_hours(1);
 /// Tables and manifests stay a day after their last use: longer than any follower lags or any reader's clock is off.
@@ -115,7 +119,9 @@ pub(super) fn compaction(options: &SlateOptions) -> CompactorOptions {
     CompactorOptions {
         poll_interval: options.bounds.compaction_poll,
         max_concurrent_compactions: 1,
+        worker_heartbeat_timeout: WORKER_DEAD,
         worker: Some(CompactionWorkerOptions {
+            heartbeat_interval: WORKER_HEARTBEAT,
             max_concurrent_compactions: 1,
             compactions_poll_interval: options.bounds.compaction_poll,
             max_sst_size: COMPACTED_TABLE_BYTES,

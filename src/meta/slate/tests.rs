@@ -227,3 +227,41 @@ fn a_close_dropped_in_an_outage_ends_when_the_store_is_back() {
         meta.close().await.unwrap();
     });
 }
+
+/// A runtime whose tasks end wherever they are when it is dropped.
+struct KilledRuntime(Option<tokio::runtime::Runtime>);
+
+impl KilledRuntime {
+    fn new() -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Self(Some(builder.worker_threads(1).enable_all().build().unwrap()))
+    }
+}
+
+impl Drop for KilledRuntime {
+    fn drop(&mut self) {
+        self.0.take().unwrap().shutdown_background();
+    }
+}
+
+/// Each leaves tables, and what it was merging when it was killed waits for its worker to count as dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_mounts_one_after_another_do_not_come_to_wait_for_the_compactors_next_look() {
+    let store = TestStore::new(Arc::new(InMemory::new()));
+    let mounts = async {
+        for mount in 0..24_u32 {
+            let background = KilledRuntime::new();
+            let options = SlateOptions {
+                bounds: Bounds { tables_max: 10, ..Bounds::default() },
+                ..SlateOptions::new(background.0.as_ref().unwrap().handle().clone())
+            };
+            let meta = SlateMeta::open(store.boxed(), options).await.unwrap();
+            let mut batch = Batch::new();
+            batch.put(mount.to_be_bytes().to_vec(), vec![1]);
+            meta.apply(batch).await.unwrap();
+            meta.flush().await.unwrap();
+        }
+    };
+    // Less than the compactor's sleep, more than a worker takes to count as dead, a few times.
+    tokio::time::timeout(Duration::from_secs(80), mounts).await.expect("waits for compaction");
+}
