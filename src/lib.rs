@@ -3,6 +3,9 @@
 //! The modules in layer order; imports run downward only (`tests/architecture.rs`).
 
 // The order is the layers'; a comment between keeps the formatter from sorting.
+// Tests of whole volumes.
+#[cfg(test)]
+mod proofs;
 // Every decoder of what the bucket holds, for tests.
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -3,6 +3,7 @@
 mod clock;
 mod error;
 mod ids;
+pub(crate) mod sabotage;
 mod sizes;
 
 pub use clock::{Clock, SystemClock, Timestamp};

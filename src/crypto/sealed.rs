@@ -28,6 +28,7 @@ use super::gcm::{Cipher, NONCE_LEN, TAG_LEN};
 use super::header::{Binding, Fields, HEADER_LEN, SALT_LEN, SUITE};
 use super::{DataKey, DataKeys, OpenError, SealError, SecretKey, random_bytes};
 use crate::base::Epoch;
+use crate::base::sabotage::{Bug, seeded};
 
 /// Chunk size of metadata objects: fixed, so that offsets map by arithmetic.
 pub const METADATA_CHUNK: u32 = 16 * 1024;
@@ -85,7 +86,9 @@ impl Object {
         let mut aad_head = Vec::with_capacity(32 + 4 + binding.path.len());
         aad_head.extend_from_slice(&Sha256::digest(header));
         aad_head.extend_from_slice(&(binding.path.len() as u32).to_le_bytes());
-        aad_head.extend_from_slice(binding.path.as_bytes());
+        if !seeded(Bug::DropPathFromAad) {
+            aad_head.extend_from_slice(binding.path.as_bytes());
+        }
         let key = material.first_chunk().expect("64 bytes of material begin with the key's 32");
         Self {
             cipher: Cipher::new(key),
@@ -127,7 +130,8 @@ pub struct Sealer {
 impl Sealer {
     /// A sealer for an object with a fresh salt. `chunk_size` 0 lets every chunk have its own length.
     pub fn new(key: &DataKey, binding: &Binding<'_>, chunk_size: u32) -> Self {
-        Self::with_salt(key, binding, chunk_size, random_bytes())
+        let salt = if seeded(Bug::ReuseSalt) { [7; SALT_LEN] } else { random_bytes() };
+        Self::with_salt(key, binding, chunk_size, salt)
     }
 
     /// Sealing twice with one salt is what must never happen, so only vectors choose theirs.

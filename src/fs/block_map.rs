@@ -14,6 +14,7 @@ use super::core::Core;
 use super::group::Group;
 use super::system::Inner;
 use super::tidy::FRAGMENTS_MAX;
+use crate::base::sabotage::{Bug, seeded};
 use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
 use crate::data::{BlockChange, Extents, FileEdits};
 use crate::format::{
@@ -185,6 +186,7 @@ impl BlockMaps {
             let before = old.get(slot);
             let after = match edits.change(block) {
                 BlockChange::Same => continue,
+                BlockChange::Hole if seeded(Bug::KeepPagesUnderHole) => continue,
                 BlockChange::Hole => Vec::new(),
                 BlockChange::Edited(extents) => {
                     let merged = extents.over(&Extents::from_fragments(before));
@@ -196,7 +198,9 @@ impl BlockMaps {
             }
             let delta = visible(&after) - visible(before);
             *self.allocated.entry(inode).or_default() += delta;
-            count(packs, before, -1);
+            if !seeded(Bug::KeepLiveBytes) {
+                count(packs, before, -1);
+            }
             count(packs, &after, 1);
             new.set(slot, after);
         }

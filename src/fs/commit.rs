@@ -20,6 +20,7 @@ use super::core::{Core, Mode};
 use super::group::Group;
 use super::system::{Inner, Progress};
 use super::{FileSystem, FsError};
+use crate::base::sabotage::{Bug, seeded};
 use crate::base::{CommitNumber, ErrorKind, PackNumber};
 use crate::format::{Counters, Key, UnsweptRecord};
 use crate::meta::{Batch, MetaError};
@@ -98,6 +99,9 @@ impl Inner {
                     self.succeeded();
                     return;
                 }
+                Err(CommitError::Final(_)) if seeded(Bug::IgnoreFence) => {
+                    return self.finish(number);
+                }
                 Err(CommitError::Final(error)) => return self.end(error),
                 Err(CommitError::Failed(error)) => self.failed(&error),
             }
@@ -115,7 +119,25 @@ impl Inner {
         }
         // Without an engine nothing can have changed.
         let (Some(batch), Some(engine)) = (self.batch(), &self.engine) else { return Ok(()) };
+        if seeded(Bug::TearGroup) {
+            let (mut first, mut second) = (Batch::new(), Batch::new());
+            for (index, (key, value)) in batch.clone().into_iter().enumerate() {
+                let half = if index % 2 == 0 { &mut first } else { &mut second };
+                match value {
+                    Some(value) => half.put(key, value),
+                    None => half.delete(key),
+                }
+            }
+            engine.apply(first).await?;
+            engine.flush().await?;
+            engine.apply(second).await?;
+        }
         engine.apply(batch).await?;
+        if seeded(Bug::AcknowledgeBeforeFlush) {
+            let engine = Arc::clone(engine);
+            self.runtime.spawn(async move { engine.flush().await });
+            return Ok(());
+        }
         engine.flush().await?;
         Ok(())
     }
@@ -146,6 +168,7 @@ impl Inner {
         }
         // Packs of the open group may be in the bucket already: they are orphans after a crash.
         let counter = core.open.first_pack.unwrap_or_else(|| self.next_pack_counter());
+        let counter = counter + u64::from(seeded(Bug::MiscountNextPack));
         let next_pack = PackNumber::new(self.writer, counter).unwrap_or_default();
         let counters = Counters { next_pack, ..group.counters };
         batch.put(Key::counters().as_bytes().to_vec(), counters.encode());
@@ -163,7 +186,9 @@ impl Inner {
                 for (key, value) in records {
                     core.loading.changed(&key);
                     core.note_inline(&key, value.is_some());
-                    core.cache.insert(key, value);
+                    if !seeded(Bug::KeepStaleRecord) || core.cache.get(&key).is_none() {
+                        core.cache.insert(key, value);
+                    }
                 }
             }
             core.committed = number;
@@ -272,6 +297,9 @@ impl Inner {
             return Ok(core.committing.as_ref().map(|group| group.number));
         }
         core.wanted = core.wanted.max(core.open.number);
+        if seeded(Bug::AcknowledgeGroupBefore) {
+            return Ok(Some(CommitNumber(core.open.number.0 - 1)));
+        }
         Ok(Some(core.open.number))
     }
 }

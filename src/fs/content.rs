@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::core::{Attempt, Core, Tx};
 use super::neighbours::SMALL_FILE_BLOCKS;
 use super::{Allocate, CopyRange, FsError, WriteOrigin};
+use crate::base::sabotage::{Bug, seeded};
 use crate::base::{BlockIndex, ErrorKind, FILE_SIZE_MAX, Inode};
 use crate::data::{BlockChange, ChunkRef, Extents, PackSeal, Piece, Span};
 use crate::format::{FileKind, InodeRecord, Key, Page, Place, page_of};
@@ -329,7 +330,9 @@ impl Tx<'_> {
         self.claim_room(range.to, range.to_offset, range.to_offset + len)?;
         let parts = self.copied_spans(range, len)?;
         for (block, _, _, piece) in &parts {
-            if let Piece::Stored(Place::Pack { pack, .. }) = piece {
+            if let Piece::Stored(Place::Pack { pack, .. }) = piece
+                && !seeded(Bug::ForgetReference)
+            {
                 self.set(Key::reference(*pack, range.to, *block), Some(Bytes::from_static(&[1])));
             }
         }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use crate::base::sabotage::{Bug, seeded};
 use crate::format::Key;
 
 /// One load.
@@ -39,7 +40,7 @@ impl Loading {
     /// A load ends. Whether its value is still the last committed one.
     pub fn end(&mut self, key: &Key, ticket: Ticket) -> bool {
         let Some(loads) = self.keys.get_mut(key) else { return false };
-        let valid = ticket >= loads.valid_from;
+        let valid = ticket >= loads.valid_from || seeded(Bug::CacheOvertakenLoad);
         loads.count -= 1;
         if loads.count == 0 {
             self.keys.remove(key);

@@ -5,6 +5,7 @@
 
 use super::core::{Attempt, Stop, Tx};
 use super::{Attributes, FsError, Handle, NewNode, RenameMode};
+use crate::base::sabotage::{Bug, seeded};
 use crate::base::{ErrorKind, Inode, NAME_LEN_MAX, Timestamp};
 use crate::format::{
     DirEntry, FileKind, InodeFlags, InodeRecord, Key, OrphanRecord, SETGID, name_hash,
@@ -366,6 +367,9 @@ impl Tx<'_> {
     }
 
     fn make_orphan(&mut self, inode: Inode) {
+        if seeded(Bug::ForgetOrphan) {
+            return;
+        }
         self.set(Key::orphan(inode), Some(OrphanRecord.encode().into()));
     }
 }

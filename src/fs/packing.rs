@@ -17,7 +17,8 @@ use super::commit::CommitError;
 use super::core::{Core, Mode};
 use super::group::Group;
 use super::system::Inner;
-use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber};
+use crate::base::sabotage::{Bug, seeded};
+use crate::base::{BlockIndex, CommitNumber, ErrorKind, Inode, PackNumber, WriterEpoch};
 use crate::data::{BuiltPack, Chunk, ChunkRef, Claim, DataError, Extents, Piece};
 use crate::format::{Key, Place, page_of};
 
@@ -127,7 +128,9 @@ impl Inner {
         // Never closed; if it were, packs would only be unbounded.
         let _turn = self.pack_turns.acquire().await.ok();
         let counter = self.next_pack.fetch_add(1, Ordering::Relaxed);
-        let result = match PackNumber::new(self.writer, counter) {
+        let writer =
+            if seeded(Bug::ForgetWriterInPackNumber) { WriterEpoch(1) } else { self.writer };
+        let result = match PackNumber::new(writer, counter) {
             Some(pack) => self.build(number, pack, &claims).await,
             None => Err(no_pack_number()),
         };
@@ -189,6 +192,11 @@ impl Inner {
     /// only when nothing will be stored any more.
     async fn send(&self, pack: &BuiltPack) -> Result<(), FsError> {
         let mut pause = RESEND_PAUSE_MIN;
+        if seeded(Bug::SkipPackBarrier) {
+            let (uploader, pack) = (self.uploader.clone(), pack.clone());
+            self.runtime.spawn(async move { uploader.put(&pack).await });
+            return Ok(());
+        }
         while let Err(error) = self.uploader.put(pack).await {
             if self.lock().mode == Mode::Ended {
                 return Err(io(&error));

@@ -12,6 +12,7 @@ use super::core::{Attempt, Tx};
 use super::system::SCAN_RECORDS;
 use super::tidy::Holes;
 use super::{FileSystem, FsError};
+use crate::base::sabotage::{Bug, seeded};
 use crate::base::{BlockIndex, CommitNumber, Inode, PackNumber, WriterEpoch};
 use crate::data::{Extents, Piece};
 use crate::format::{FormatError, FreedRecord, Key, KeyKind, PackRecord, Place, UnsweptRecord};
@@ -63,7 +64,11 @@ impl FileSystem {
         let (_, end) = Key::range_of(KeyKind::Freed);
         let mut freed: Vec<FreedPack> = Vec::new();
         loop {
-            let records = self.stored(&start, &end).await?;
+            let records = if seeded(Bug::CollectUncommitted) {
+                self.scan(&start, &end, SCAN_RECORDS).await?.records
+            } else {
+                self.stored(&start, &end).await?
+            };
             let last = records.last().map(|(key, _)| key.to_vec());
             freed.extend(decoded(&records, |key, value| {
                 let (commit, pack) = (CommitNumber(number(key, 0)), PackNumber(number(key, 1)));
@@ -80,7 +85,7 @@ impl FileSystem {
             start = next;
         }
         let committed = self.committed();
-        freed.retain(|freed| freed.commit <= committed);
+        freed.retain(|freed| freed.commit <= committed || seeded(Bug::CollectUncommitted));
         Ok(freed)
     }
 

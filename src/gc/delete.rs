@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Collector, GcError, Relaxed};
 use crate::base::CommitNumber;
+use crate::base::sabotage::{Bug, seeded};
 use crate::fs::FreedPack;
 
 /// Clocks of writers and followers may differ by so much.
@@ -22,6 +23,9 @@ impl Collector {
             let oldest = oldest.max(0).cast_unsigned().saturating_sub(CLOCKS_DIFFER.as_secs());
             freed_until = freed_until.min(oldest);
         }
+        if seeded(Bug::CollectAtOnce) {
+            freed_until = now;
+        }
         let mut from = CommitNumber(0);
         loop {
             let page = self.parts.fs.freed_packs(from).await?;
@@ -32,6 +36,12 @@ impl Collector {
             self.counts.kept_packs.fetch_add(young.len() as u64, Relaxed);
             self.counts.kept_bytes.fetch_add(bytes(&young), Relaxed);
             let paths = old.iter().map(|freed| self.parts.packs.path(freed.pack)).collect();
+            if seeded(Bug::ForgetPackFirst) {
+                for freed in &old {
+                    self.parts.fs.forget_freed(freed.clone()).await?;
+                }
+                self.parts.fs.flush().await?;
+            }
             self.delete_objects(paths).await?;
             self.counts.deleted_packs.fetch_add(old.len() as u64, Relaxed);
             self.counts.deleted_bytes.fetch_add(bytes(&old), Relaxed);

@@ -68,6 +68,20 @@ impl SlateOptions {
             bounds: Bounds::default(),
         }
     }
+
+    /// Tables are written and merged all the time: for tests of what happens meanwhile.
+    #[cfg(test)]
+    pub(crate) fn busy(mut self) -> Self {
+        self.bounds = Bounds {
+            table_bytes: 64 << 10,
+            tables_max: 8,
+            table_interval: Duration::from_millis(300),
+            table_flushes: 6,
+            compaction_poll: Duration::from_millis(400),
+            ..Bounds::default()
+        };
+        self
+    }
 }
 
 /// How often the writer looks at the manifest unasked; each flush of a table looks too. Two requests.

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Seeds one bug after another (src/base/sabotage.rs) and runs the tests that must catch it.
+#
+#   tests/bugs.sh            all of them
+#   tests/bugs.sh TearGroup  only these
+#
+# A bug is caught when one of its tests fails. Fails itself if any bug is not, or has no test here.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+# bug and the tests that catch it, as a regular expression
+readonly BUGS="
+SkipPackBarrier           proofs::workloads::collecting_garbage_survives
+AcknowledgeBeforeFlush    proofs::workloads::an_editor_survives
+AcknowledgeGroupBefore    proofs::workloads::an_editor_survives
+TearGroup                 proofs::workloads::a_changing_tree_survives
+IgnoreFence               proofs::workloads::machines_that_follow
+ForgetWriterInPackNumber  proofs::workloads::machines_that_follow|gc::tests::packs_of_crashed_writers
+MiscountNextPack          proofs::workloads::a_database_survives
+ForgetOrphan              proofs::workloads::a_changing_tree_survives|proofs::model::any_sequence.*_1
+KeepPagesUnderHole        proofs::model::any_sequence.*_1
+KeepLiveBytes             proofs::model::any_sequence.*_1
+ForgetReference           proofs::model::any_sequence.*_1|gc::tests::blocks_shared_by_copying
+TidyChangedBlock          fs::tests::robust|fs::tests::floods|proofs::model::any_sequence
+KeepStaleRecord           proofs::model::any_sequence.*_1
+CacheOvertakenLoad        fs::loading::tests
+CollectUncommitted        proofs::workloads::collecting_garbage_survives
+CollectAtOnce             gc::tests::freed_packs_are_kept
+ForgetPackFirst           proofs::workloads::collecting_garbage_survives
+SweepPacksInUse           gc::tests::packs_of_crashed_writers
+DropPathFromAad           crypto::tests::own_vectors
+ReuseSalt                 crypto::tests::promises::sealing_the_same_bytes_twice
+SkipPinCheck              volume::pin
+"
+# A bug may make a test wait for ever.
+readonly TEST_S_MAX=300
+
+bugs=0 caught=0
+while read -r bug tests; do
+    [ -n "$bug" ] || continue
+    [ $# -eq 0 ] || [[ " $* " == *" $bug "* ]] || continue
+    bugs=$((bugs + 1))
+    said=$(LIDFS_SABOTAGE=$bug PROPTEST_MAX_SHRINK_ITERS=0 timeout "$TEST_S_MAX" cargo nextest run --locked --lib \
+        -E "test(/$tests/)" 2>&1 </dev/null)
+    code=$?
+    # 100: tests ran, and some failed.
+    if [ $code -eq 100 ]; then
+        caught=$((caught + 1))
+        echo "caught      $bug: $(grep -a -m 1 -oE ' FAIL .*' <<<"$said" | awk '{print $NF}')"
+    else
+        echo "NOT CAUGHT  $bug (exit $code)"
+        tail -n 5 <<<"$said"
+    fi
+done <<<"$BUGS"
+
+untried=$(comm -23 <(sed -n '/^pub(crate) enum Bug/,/^}/s/^    \([A-Z][A-Za-z]*\),$/\1/p' src/base/sabotage.rs | sort) \
+    <(awk 'NF {print $1}' <<<"$BUGS" | sort))
+[ -z "$untried" ] || echo "no test named for: $untried"
+
+echo "seeded bugs: $caught of $bugs caught"
+[ "$caught" -eq "$bugs" ] && [ -z "$untried" ]
