@@ -15,7 +15,7 @@ use super::states::{Moment, State, states};
 use super::volume::{Mounted, Pace, ProofVolume};
 use crate::base::PackNumber;
 use crate::fs::FsError;
-use crate::gc::GcPolicy;
+use crate::gc::{GcFigures, GcPolicy};
 use crate::store::object_store::ObjectStore;
 use crate::store::object_store::path::Path;
 
@@ -240,8 +240,8 @@ impl Story {
                 return Err(self.difference(acknowledged, began, &found));
             }
         }
-        self.check_space(&mounted, &store).await?;
-        if index.is_multiple_of(8) {
+        // It may not change what is found, and the records must fit together again.
+        if self.check_space(&mounted, &store).await? || index.is_multiple_of(8) {
             self.volume.check_records(&mounted.meta).await?;
             let after =
                 dump(&mounted.fs).await.map_err(|error| format!("reading again: {error}"))?;
@@ -265,23 +265,25 @@ impl Story {
     }
 
     /// Once everything is collected, the packs in the bucket are those that records tell of.
+    /// Gives whether there was anything to collect.
     async fn check_space(
         &self,
         mounted: &Mounted,
         store: &Arc<dyn ObjectStore>,
-    ) -> Result<(), String> {
-        let mut difference = String::new();
+    ) -> Result<bool, String> {
+        let (mut difference, mut is_changed) = (String::new(), false);
         // The last commit of a collection may have freed a pack more.
         for _ in 0..2 {
             let collected = mounted.collector.collect(COLLECT_ALL).await;
             let figures = collected.map_err(|error| format!("gc: {error}"))?;
+            is_changed |= figures != GcFigures::default();
             let list = store.list(Some(&Path::from("packs")));
             let objects = list.map_ok(|object| object.location).try_collect().await;
             let objects: BTreeSet<Path> = objects.map_err(|error| format!("listing: {error}"))?;
             let recorded =
                 self.recorded(mounted).await.map_err(|error| format!("packs: {error}"))?;
             if objects == recorded {
-                return Ok(());
+                return Ok(is_changed);
             }
             let leaked = objects.difference(&recorded).count();
             let missing = recorded.difference(&objects).count();

@@ -9,7 +9,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `LIDFS_LONG=1` | 100,000 crash states and 20,000 sequences instead of 5,200 and 320 |
+//! | `LIDFS_LONG=1` | 100,000 crash states and 40,000 sequences instead of 5,200 and 1,000 |
 //! | `LIDFS_CRASH_STATES=n`, `LIDFS_MODEL_CASES=n` | as many |
 //! | `LIDFS_CRASH=workload:seed[:state]` | that workload with that seed, and of it only that state, as a failure names them |
 //! | `LIDFS_SABOTAGE=name` | with that bug seeded (`base::sabotage`); `tests/bugs.sh` tries them all |

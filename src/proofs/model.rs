@@ -3,6 +3,7 @@
 //! They run on the engine in memory, which is quick, and every answer is compared. What failed once is a
 //! test of its own below.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -16,15 +17,18 @@ use super::reference::Reference;
 use super::wanted;
 use crate::base::SystemClock;
 use crate::format::FileKind;
-use crate::fs::tests::support::TestVolume;
+use crate::fs::tests::support::{ROOT_CALLER, TestVolume};
 use crate::fs::{Allocate, Caller, FileSystem, RenameMode, Seek, XattrMode};
 use crate::gc::{Collector, GcParts};
 
-const CASES: usize = 320;
-const CASES_LONG: usize = 20_000;
+const CASES: usize = 1_000;
+const CASES_LONG: usize = 40_000;
 /// Sequences are tried by so many tests at once.
 const SHARDS: usize = 4;
 const EVENTS_MAX: usize = 90;
+
+const DIRECTORIES: &[&str] = &["d", "s", "d/e", "s/e"];
+const FILES: &[&str] = &["a", "b", "d/a", "d/b", "s/a", "d/e/a", "s/e/a"];
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -47,6 +51,14 @@ struct Play {
     reference: Reference,
     /// As it was after each operation since the last one that is surely stored.
     past: Vec<(Reference, String)>,
+    tally: Tally,
+}
+
+/// Operations that were carried out, and those that were refused as they had to be.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tally {
+    done: usize,
+    refused: usize,
 }
 
 async fn mount(volume: &TestVolume) -> (FileSystem, Arc<Collector>) {
@@ -63,7 +75,8 @@ impl Play {
         let (fs, collector) = mount(&volume).await;
         let reference = Reference::new();
         let past = vec![(reference.clone(), reference.dump())];
-        Self { volume, driver: Driver::new(fs), collector, reference, past }
+        let driver = Driver::new(fs);
+        Self { volume, driver, collector, reference, past, tally: Tally::default() }
     }
 
     fn stored(&mut self) {
@@ -81,6 +94,9 @@ impl Play {
             Event::Do(op) => {
                 let got = self.driver.run(op).await;
                 self.reference.judge(op, &got)?;
+                let count =
+                    if got.is_ok() { &mut self.tally.done } else { &mut self.tally.refused };
+                *count += 1;
                 self.past.push((self.reference.clone(), self.reference.dump()));
             }
             Event::Flush => {
@@ -130,21 +146,26 @@ impl Play {
         Ok(())
     }
 
-    async fn end(mut self) -> Result<(), String> {
+    async fn end(mut self) -> Result<Tally, String> {
         self.compare().await?;
         self.event(&Event::Collect).await?;
         self.compare().await?;
         self.volume.assert_clean().await;
         self.event(&Event::Remount).await?;
         self.volume.assert_clean().await;
-        Ok(())
+        Ok(self.tally)
     }
 }
 
-fn play(events: &[Event]) -> Result<(), String> {
+fn play(events: &[Event]) -> Result<Tally, String> {
     runtime().block_on(async {
         let mut play = Play::new().await;
-        for event in events {
+        let directories = DIRECTORIES.iter().map(|path| (path, FileKind::Directory, 0o755));
+        let files = FILES.iter().step_by(2).map(|path| (path, FileKind::Regular, 0o644));
+        let beginning = directories.chain(files).map(|(path, kind, permissions)| {
+            Event::Do(make((*path).to_owned(), kind, permissions, ROOT_CALLER))
+        });
+        for event in beginning.collect::<Vec<_>>().iter().chain(events) {
             play.event(event).await.map_err(|problem| format!("{event:?}: {problem}"))?;
         }
         play.end().await
@@ -159,12 +180,35 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Mostly one of a few, so that operations meet what others left.
+fn file_path() -> impl Strategy<Value = String> {
+    prop_oneof![15 => select(FILES).prop_map(str::to_owned), 1 => path()]
+}
+
+fn directory_path() -> impl Strategy<Value = String> {
+    prop_oneof![15 => select(DIRECTORIES).prop_map(str::to_owned), 1 => path()]
+}
+
+/// Of anything, or of nothing.
 fn path() -> impl Strategy<Value = String> {
-    prop::collection::vec(name(), 1..4).prop_map(|names| names.join("/"))
+    let any = prop::collection::vec(name(), 1..4).prop_map(|names| names.join("/"));
+    prop_oneof![
+        5 => select(FILES).prop_map(str::to_owned),
+        4 => select(DIRECTORIES).prop_map(str::to_owned),
+        1 => any,
+    ]
 }
 
 fn target() -> impl Strategy<Value = Target> {
     prop_oneof![4 => path().prop_map(Target::Path), 1 => (0..SLOTS).prop_map(Target::Slot)]
+}
+
+fn file_target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        12 => file_path().prop_map(Target::Path),
+        2 => (0..SLOTS).prop_map(Target::Slot),
+        1 => target(),
+    ]
 }
 
 fn offset() -> impl Strategy<Value = u64> {
@@ -184,15 +228,13 @@ fn permissions() -> impl Strategy<Value = u16> {
     select(vec![0o644, 0o755, 0o600, 0o2755, 0o4755, 0o6711, 0o1777, 0o2644])
 }
 
+fn make(path: String, kind: FileKind, permissions: u16, caller: Caller) -> Op {
+    Op::Make { path, kind, permissions, caller }
+}
+
 fn names_op() -> impl Strategy<Value = Op> {
-    let kinds = select(vec![
-        FileKind::Regular,
-        FileKind::Regular,
-        FileKind::Directory,
-        FileKind::Directory,
-        FileKind::Fifo,
-        FileKind::Socket,
-    ]);
+    let kinds =
+        select(vec![FileKind::Regular, FileKind::Directory, FileKind::Fifo, FileKind::Socket]);
     let modes = select(vec![
         RenameMode::Replace,
         RenameMode::Replace,
@@ -200,13 +242,15 @@ fn names_op() -> impl Strategy<Value = Op> {
         RenameMode::Exchange,
     ]);
     prop_oneof![
-        6 => (path(), kinds, permissions(), caller()).prop_map(|(path, kind, permissions, caller)| Op::Make { path, kind, permissions, caller }),
+        5 => (file_path(), permissions(), caller()).prop_map(|(path, permissions, caller)| make(path, FileKind::Regular, permissions, caller)),
+        3 => (directory_path(), permissions(), caller()).prop_map(|(path, permissions, caller)| make(path, FileKind::Directory, permissions, caller)),
+        1 => (path(), kinds, permissions(), caller()).prop_map(|(path, kind, permissions, caller)| make(path, kind, permissions, caller)),
         1 => (path(), path()).prop_map(|(path, target)| Op::Symlink { path, target }),
-        2 => (target(), path()).prop_map(|(from, to)| Op::Link { from, to }),
-        2 => path().prop_map(Op::Unlink),
-        2 => path().prop_map(Op::Rmdir),
+        3 => (file_target(), file_path()).prop_map(|(from, to)| Op::Link { from, to }),
+        2 => file_path().prop_map(Op::Unlink),
+        1 => directory_path().prop_map(Op::Rmdir),
         4 => (path(), path(), modes).prop_map(|(from, to, mode)| Op::Rename { from, to, mode }),
-        2 => (0..SLOTS, path()).prop_map(|(slot, path)| Op::Open { slot, path }),
+        3 => (0..SLOTS, file_path()).prop_map(|(slot, path)| Op::Open { slot, path }),
         1 => (0..SLOTS).prop_map(Op::Close),
         1 => path().prop_map(Op::ReadLink),
         1 => (target(), 1..5usize).prop_map(|(target, page)| Op::List { target, page }),
@@ -223,13 +267,13 @@ fn content_op() -> impl Strategy<Value = Op> {
     ]);
     let seek = select(vec![Seek::Data, Seek::Hole]);
     prop_oneof![
-        6 => (target(), offset(), fill()).prop_map(|(target, offset, fill)| Op::Write { target, offset, fill }),
-        2 => (target(), offset(), caller()).prop_map(|(target, size, caller)| Op::Truncate { target, size, caller }),
-        2 => (target(), offset(), 0..20_000u64, how).prop_map(|(target, offset, len, how)| Op::Allocate { target, offset, len, how }),
-        3 => (target(), offset(), target(), offset(), 0..40_000u64).prop_map(
+        6 => (file_target(), offset(), fill()).prop_map(|(target, offset, fill)| Op::Write { target, offset, fill }),
+        2 => (file_target(), offset(), caller()).prop_map(|(target, size, caller)| Op::Truncate { target, size, caller }),
+        2 => (file_target(), offset(), 0..20_000u64, how).prop_map(|(target, offset, len, how)| Op::Allocate { target, offset, len, how }),
+        3 => (file_target(), offset(), file_target(), offset(), 0..40_000u64).prop_map(
             |(from, from_offset, to, to_offset, len)| Op::Copy { from, from_offset, to, to_offset, len }),
-        2 => (target(), offset(), 0..80_000u32).prop_map(|(target, offset, len)| Op::Read { target, offset, len }),
-        1 => (target(), offset(), seek).prop_map(|(target, offset, what)| Op::Seek { target, offset, what }),
+        2 => (file_target(), offset(), 0..80_000u32).prop_map(|(target, offset, len)| Op::Read { target, offset, len }),
+        1 => (file_target(), offset(), seek).prop_map(|(target, offset, what)| Op::Seek { target, offset, what }),
     ]
 }
 
@@ -278,9 +322,18 @@ fn explore(shard: usize) {
     let mut runner =
         TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
     let sequences = prop::collection::vec(event(), 1..EVENTS_MAX);
-    let result = runner.run(&sequences, |events| play(&events).map_err(TestCaseError::fail));
+    let (done, refused) = (Cell::new(0), Cell::new(0));
+    let result = runner.run(&sequences, |events| {
+        let tally = play(&events).map_err(TestCaseError::fail)?;
+        done.set(done.get() + tally.done);
+        refused.set(refused.get() + tally.refused);
+        Ok(())
+    });
     result.unwrap_or_else(|failure| panic!("LIDFS_MODEL_SEED={first}: {failure}"));
-    println!("sequences: {cases}, seed {first}, shard {shard}, wrong 0");
+    let (done, refused) = (done.get(), refused.get());
+    println!(
+        "sequences: {cases}, seed {first}, shard {shard}, operations {done} and {refused} refused, wrong 0"
+    );
 }
 
 #[test]

@@ -3,11 +3,13 @@
 //! Each is a list of steps that follows from a seed. A test runs one of them with seed after seed until
 //! its share of states is looked at.
 
+use std::collections::VecDeque;
+
 use super::explorer::{Step, tell};
 use super::ops::{Fill, Op, Target};
 use super::volume::ProofVolume;
 use super::{Random, wanted};
-use crate::base::KIB;
+use crate::base::{KIB, MIB};
 use crate::data::Compression;
 use crate::format::FileKind;
 use crate::fs::tests::support::ROOT_CALLER;
@@ -191,13 +193,20 @@ fn git(script: &mut Script) {
     }
 }
 
-/// A few large files, each written once and renamed into its place.
+/// A few large files, each written once and renamed into its place; old ones are pruned.
 fn backup(script: &mut Script) {
+    const SNAPSHOTS: u64 = 6;
+    const SNAPSHOTS_KEPT: usize = 2;
     script.mkdir("repo");
     script.mkdir("repo/data");
-    for snapshot in 0..5u64 {
-        for _ in 0..=script.below(2) {
-            let len = 200 * KIB + script.below(600 * KIB);
+    // One is larger than a pack.
+    let large = script.below(SNAPSHOTS);
+    let mut kept: VecDeque<Vec<String>> = VecDeque::new();
+    for snapshot in 0..SNAPSHOTS {
+        let mut files = Vec::new();
+        for file in 0..=script.below(3) {
+            let least = if snapshot == large && file == 0 { MIB } else { 50 * KIB };
+            let len = least + script.below(200 * KIB);
             script.create("repo/tmp");
             let mut at = 0;
             while at < len {
@@ -206,14 +215,21 @@ fn backup(script: &mut Script) {
                 at += part;
             }
             script.fsync();
-            let name = script.random.next();
-            script.rename("repo/tmp", format!("repo/data/{name:x}"));
+            let name = format!("repo/data/{:x}", script.random.next());
+            script.rename("repo/tmp", name.clone());
+            files.push(name);
         }
-        script.create(format!("repo/index-{snapshot}"));
-        script.write(path(format!("repo/index-{snapshot}")), 0, 5 * KIB);
+        let index = format!("repo/index-{snapshot}");
+        script.create(index.clone());
+        script.write(path(index.clone()), 0, 5 * KIB);
         script.fsync();
-        if snapshot > 2 {
-            script.run(Op::Unlink(format!("repo/index-{}", snapshot - 3)));
+        files.push(index);
+        kept.push_back(files);
+        if kept.len() > SNAPSHOTS_KEPT {
+            for file in kept.pop_front().into_iter().flatten() {
+                script.run(Op::Unlink(file));
+                script.pause();
+            }
             script.steps.push(Step::Collect);
         }
         script.pause();
