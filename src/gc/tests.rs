@@ -271,6 +271,71 @@ async fn a_pack_that_is_freed_during_a_sweep_is_not_taken_for_an_orphan() {
     assert_eq!(bench.bucket().await.0, objects);
 }
 
+/// Packs of the next group may get their numbers before the last ones of the group that commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packs_in_use_with_numbers_after_an_orphan_are_not_swept() {
+    let mut bench = Bench::new().await;
+    // Groups close only when they are told to.
+    bench.volume.config.dirty_bytes_max = 64 * MIB;
+    let (fs, _) = bench.mount().await;
+    bench.faults.add(Rule::always(Fault::Stall).on(Op::Put).path("packs"));
+    // Four packs under way, and more than one to come.
+    make(&fs, "kept", 1, 5 * MIB + 512 * KIB).await;
+    while bench.faults.struck() < 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let flush = tokio::spawn({
+        let fs = fs.clone();
+        async move { fs.flush().await }
+    });
+    while fs.status().oldest_change_ms.is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    make(&fs, "lost", 2, MIB).await;
+    // The pack of the next group is in the queue.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bench.faults.clear();
+    flush.await.unwrap().unwrap();
+    drop(fs);
+
+    let (fs, collector) = bench.mount().await;
+    let range = *fs.unswept().await.unwrap().last().unwrap();
+    assert!(!fs.known_packs(range).await.unwrap().is_empty(), "nothing to be confused");
+    let figures = collector.collect(NOW).await.unwrap();
+    assert_eq!(figures.orphans, 1, "{figures:?}");
+    let kept = lookup(&fs, ROOT, "kept").await.unwrap().inode;
+    assert_eq!(read_all(&fs, kept).await, noise(1, 5 * MIB + 512 * KIB));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_to_a_block_while_it_is_moved_stays() {
+    let bench = Bench::new().await;
+    let (fs, _) = bench.mount().await;
+    let file = make(&fs, "file", 1, MIB).await;
+    fs.flush().await.unwrap();
+    write(&fs, file, 0, &noise(2, 768 * KIB)).await;
+    fs.flush().await.unwrap();
+    // Nothing is in memory any more.
+    let (fs, collector) = bench.mount().await;
+    let file = lookup(&fs, ROOT, "file").await.unwrap().inode;
+    // The first request is for the pack's directory, the second for its content.
+    bench.faults.add(Rule::always(Fault::Stall).on(Op::Get).path("packs").after(1));
+    let collecting = tokio::spawn(async move { collector.collect(NOW).await });
+    while bench.faults.struck() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // All that move at once have looked at their blocks.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    write(&fs, file, 768 * KIB + 100, b"meanwhile").await;
+    bench.faults.clear();
+    assert!(collecting.await.unwrap().unwrap().moved_blocks > 0);
+    let mut expected = noise(2, 768 * KIB);
+    expected.extend_from_slice(&noise(1, MIB)[768 << 10..]);
+    let at = (768 << 10) + 100;
+    expected[at..at + 9].copy_from_slice(b"meanwhile");
+    assert!(read_all(&fs, file).await == expected);
+}
+
 /// The record goes after the object: what failed in between is done again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_that_fails_or_whose_answer_is_lost_is_repeated() {
