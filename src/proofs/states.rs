@@ -40,8 +40,7 @@ pub(super) struct Moment {
 
 /// Every state, each bucket once.
 pub(super) fn states(log: &Log, seed: u64) -> Vec<State> {
-    let mut all =
-        States { log, states: Vec::new(), met: HashMap::new(), random: Random::new(seed) };
+    let mut found = States { log, all: Vec::new(), met: HashMap::new(), random: Random::new(seed) };
     let bucket = InMemory::new();
     let (mut ready, mut effects) = (false, Vec::new());
     let (mut on_the_way, mut now) = (Vec::new(), Moment { acknowledged: 0, began: 0 });
@@ -53,7 +52,7 @@ pub(super) fn states(log: &Log, seed: u64) -> Vec<State> {
             Event::Acknowledged(operation) => now.acknowledged = now.acknowledged.max(operation),
             Event::Done(request) => {
                 if ready {
-                    all.add(&bucket, &effects, &on_the_way, now);
+                    found.add(&bucket, &effects, &on_the_way, now);
                 }
                 on_the_way.retain(|other| *other != request);
                 if log.requests[request].apply(&bucket).is_ok() {
@@ -62,13 +61,13 @@ pub(super) fn states(log: &Log, seed: u64) -> Vec<State> {
             }
         }
     }
-    all.add(&bucket, &effects, &on_the_way, now);
-    all.states
+    found.add(&bucket, &effects, &on_the_way, now);
+    found.all
 }
 
 struct States<'a> {
     log: &'a Log,
-    states: Vec<State>,
+    all: Vec<State>,
     met: HashMap<Vec<usize>, usize>,
     random: Random,
 }
@@ -85,13 +84,13 @@ impl States<'_> {
                 }
             }
             applied.sort_unstable();
-            let next = self.states.len();
+            let next = self.all.len();
             let index = *self.met.entry(applied).or_insert(next);
             if index == next {
                 let name = format!("{}+{}", effects.len(), besides.join(","));
-                self.states.push(State { name, bucket, moments: [now; 2] });
+                self.all.push(State { name, bucket, moments: [now; 2] });
             } else {
-                self.states[index].moments[1] = now;
+                self.all[index].moments[1] = now;
             }
         }
     }

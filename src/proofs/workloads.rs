@@ -349,6 +349,14 @@ fn garbage(script: &mut Script) {
         }
         if round % 3 == 2 {
             script.steps.push(Step::Collect);
+            // Commits free packs while others are deleted.
+            for _ in 0..3 {
+                let ms = script.below(6);
+                script.steps.push(Step::Wait(ms));
+                let file = format!("f{}", script.below(6));
+                script.run(Op::Unlink(file));
+                script.steps.push(Step::FsyncSoon);
+            }
         }
     }
     script.steps.push(Step::Fsync);
