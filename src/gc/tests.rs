@@ -292,8 +292,8 @@ async fn packs_in_use_with_numbers_after_an_orphan_are_not_swept() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     make(&fs, "lost", 2, MIB).await;
-    // The pack of the next group is in the queue.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // The pack of the next group is in the queue, before those that its predecessor has left.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     bench.faults.clear();
     flush.await.unwrap().unwrap();
     drop(fs);
