@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 
 use super::*;
 use crate::base::{Inode, KIB, MIB, PackNumber, Timestamp};
@@ -284,10 +284,9 @@ async fn packs_in_use_with_numbers_after_an_orphan_are_not_swept() {
     while bench.faults.struck() < 4 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let flush = tokio::spawn({
-        let fs = fs.clone();
-        async move { fs.flush().await }
-    });
+    // Asked for before there is anything else.
+    let mut flush = Box::pin(fs.flush());
+    assert!(flush.as_mut().now_or_never().is_none());
     while fs.status().oldest_change_ms.is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -295,7 +294,10 @@ async fn packs_in_use_with_numbers_after_an_orphan_are_not_swept() {
     // The pack of the next group is in the queue, before those that its predecessor has left.
     tokio::time::sleep(Duration::from_secs(1)).await;
     bench.faults.clear();
-    flush.await.unwrap().unwrap();
+    flush.await.unwrap();
+    while bench.bucket().await.0 < 7 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     drop(fs);
 
     let (fs, collector) = bench.mount().await;
