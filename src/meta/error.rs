@@ -25,7 +25,7 @@ pub enum MetaError {
         source: Source,
     },
     /// Stored bytes are missing or make no sense.
-    #[error("metadata: {doing}: stored data is damaged or missing: run fsck on the volume")]
+    #[error("metadata: {doing}: stored data is damaged or missing: run lidfs scrub")]
     Corrupt {
         /// What was tried.
         doing: &'static str,

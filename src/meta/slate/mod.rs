@@ -34,6 +34,7 @@ use tokio::sync::watch;
 
 use crate::base::{Timestamp, WriterEpoch};
 use crate::meta::{Batch, Checkpoint, CheckpointId, MetaError, MetaRead, MetaStore, Record};
+use crate::store::sealed::open_error;
 use clock::ForwardClock;
 use flusher::Flusher;
 
@@ -450,6 +451,10 @@ fn opening(error: slatedb::Error) -> MetaError {
 
 fn classify(doing: &'static str, error: slatedb::Error) -> MetaError {
     match error.kind() {
+        // What does not authenticate is a failure of the store to the engine.
+        ErrorKind::Unavailable if open_error(&error).is_some() => {
+            MetaError::Corrupt { doing, source: Arc::new(error) }
+        }
         ErrorKind::Closed(CloseReason::Fenced) => MetaError::Fenced,
         ErrorKind::Closed(CloseReason::Clean) => MetaError::Closed { doing },
         ErrorKind::Unavailable => MetaError::Unavailable { doing, source: Arc::new(error) },

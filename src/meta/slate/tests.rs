@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
+use slatedb::object_store::ObjectStoreExt as _;
 use slatedb::object_store::memory::InMemory;
 use tokio::sync::Notify;
 
 use super::settings::Bounds;
 use super::testing::TestStore;
 use super::*;
+use crate::base::{Epoch, VolumeId};
+use crate::crypto::{DataKey, DataKeys, ObjectKind, SecretKey};
 use crate::meta::suite::{self, Engine};
+use crate::store::SealedStore;
 
 fn options() -> SlateOptions {
     let mut options = SlateOptions::new(Handle::current());
@@ -39,6 +44,29 @@ impl Engine for Volume {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slate_engine_passes_the_suite() {
     suite::all(async || Box::new(Volume(Arc::new(InMemory::new()))) as Box<dyn Engine>).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_that_does_not_authenticate_is_damage_and_no_outage() {
+    let bucket = Arc::new(InMemory::new());
+    let key = DataKey { epoch: Epoch(1), key: SecretKey::generate() };
+    let keys = DataKeys::new(key, Vec::new());
+    let sealed = || {
+        let (keys, volume) = (keys.clone(), VolumeId([7; 16]));
+        Arc::new(SealedStore::new(bucket.clone(), keys, volume, ObjectKind::Metadata))
+    };
+    SlateMeta::open(sealed(), options()).await.unwrap().close().await.unwrap();
+    let manifests = bucket.list(Some(&"meta/manifest".into()));
+    for manifest in manifests.try_collect::<Vec<_>>().await.unwrap() {
+        let path = manifest.location;
+        let mut bytes = bucket.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+        bytes[100] ^= 1;
+        bucket.put(&path, bytes.into()).await.unwrap();
+    }
+    let reader = SlateReader::open(sealed(), options(), View::Latest).await.err().unwrap();
+    assert_eq!(reader.kind(), crate::base::ErrorKind::Corrupt, "{reader}");
+    let writer = SlateMeta::open(sealed(), options()).await.err().unwrap();
+    assert_eq!(writer.kind(), crate::base::ErrorKind::Corrupt, "{writer}");
 }
 
 const MINUTE: Duration = Duration::from_mins(1);
