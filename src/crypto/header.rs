@@ -146,6 +146,11 @@ impl Fields {
     }
 }
 
+/// Epoch and salt of a header.
+pub(super) fn seal_of(header: &[u8; HEADER_LEN]) -> (Epoch, [u8; SALT_LEN]) {
+    (Epoch(u32::from_le_bytes(array(header, AT_EPOCH))), array(header, AT_SALT))
+}
+
 /// The `N` bytes at a fixed place of a header.
 fn array<const N: usize>(header: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
     let mut field = [0; N];

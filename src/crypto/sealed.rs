@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 
 use super::derive::{hkdf_sha256, length_prefixed};
 use super::gcm::{Cipher, NONCE_LEN, TAG_LEN};
-use super::header::{Binding, Fields, HEADER_LEN, SALT_LEN, SUITE};
+use super::header::{self, Binding, Fields, HEADER_LEN, SALT_LEN, SUITE};
 use super::{DataKey, DataKeys, OpenError, SealError, SecretKey, random_bytes};
 use crate::base::Epoch;
 use crate::base::sabotage::{Bug, seeded};
@@ -264,6 +264,11 @@ impl Opener {
     /// The object's header.
     pub fn header(&self) -> &[u8; HEADER_LEN] {
         &self.0.header
+    }
+
+    /// What the header says of the key: its epoch and the salt.
+    pub fn seal(&self) -> (Epoch, [u8; SALT_LEN]) {
+        header::seal_of(&self.0.header)
     }
 
     /// The header's chunk size; 0 if every chunk has its own length.

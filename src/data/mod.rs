@@ -28,10 +28,11 @@ mod plan;
 mod readahead;
 mod reader;
 mod upload;
+mod verify;
 
 pub use chunk::{CHUNK_LEN_MAX, ChunkRef, PackSeal};
 pub use compress::Compression;
-pub use directory::{chunks_of, read_directory};
+pub use directory::{chunks_of, read_directory, read_whole, recover_record};
 pub use disk_cache::DiskCacheConfig;
 pub use edits::{BlockChange, FileEdits};
 pub use error::DataError;
@@ -40,6 +41,7 @@ pub use pack::{BuiltPack, Chunk, PACK_BYTES_MAX, PACK_CONTENT_MAX, PackContext};
 pub use readahead::ReadAhead;
 pub use reader::{BlockReader, ReaderConfig, ReaderStats};
 pub use upload::{UploadStats, Uploader};
+pub use verify::{PackTrial, Verdict};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use compress::{example_compressed, expand};

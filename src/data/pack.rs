@@ -181,11 +181,19 @@ impl PackContext {
         pack: PackNumber,
         object: &[u8],
     ) -> Result<(Opener, PackDirectory), DataError> {
-        let path = self.name(pack);
-        let opener = Opener::from_header(&self.keys, &self.binding(&path), object)
-            .map_err(|source| DataError::Open { pack, offset: 0, source })?;
+        let opener = self.opener_of(pack, object)?;
         let directory = open_directory(pack, &opener, object, object.len() as u64)?;
         Ok((opener, directory))
+    }
+
+    /// Opens chunks of a pack from what its header says.
+    ///
+    /// # Errors
+    /// [`DataError::Open`].
+    pub fn opener_of(&self, pack: PackNumber, header: &[u8]) -> Result<Opener, DataError> {
+        let path = self.name(pack);
+        Opener::from_header(&self.keys, &self.binding(&path), header)
+            .map_err(|source| DataError::Open { pack, offset: 0, source })
     }
 
     /// The seal of a pack, as its record tells.
