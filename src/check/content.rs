@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::cursor::Cursor;
+use super::tables::Node;
 use super::{Check, CheckError, Fields, Problem, Repair};
-use crate::base::{Inode, PackNumber};
+use crate::base::{FILE_SIZE_MAX, Inode, PackNumber};
 use crate::crypto::{HEADER_LEN, TAG_LEN};
 use crate::format::{FileKind, Fragment, Key, KeyKind, PAGE_BLOCKS, Page, Place};
 
@@ -14,8 +15,22 @@ use crate::format::{FileKind, Fragment, Key, KeyKind, PAGE_BLOCKS, Page, Place};
 struct Met {
     inode: Inode,
     number: u64,
-    /// The size of the file; `None` if its record does not decode.
-    size: Option<u64>,
+}
+
+/// An inode without a record, and what its pages show.
+struct Lost {
+    inode: Inode,
+    content: u64,
+    /// One past the last byte.
+    end: u64,
+    /// Pages that show nothing.
+    useless: Vec<u64>,
+}
+
+impl Lost {
+    fn new(inode: Inode) -> Self {
+        Self { inode, content: 0, end: 0, useless: Vec::new() }
+    }
 }
 
 /// Why bytes cannot be read, and from which pack.
@@ -30,19 +45,32 @@ impl Check<'_> {
     pub(super) async fn block_maps(&mut self) -> Result<(), CheckError> {
         let mut marks = self.inline_marks().await?;
         let mut cursor = Cursor::of(self.meta, KeyKind::Page);
-        while let Some((key, value)) = cursor.next().await? {
-            self.report.records += 1;
-            let Some([inode, number]) = Key::numbers(&key) else {
-                self.unknown(key);
-                continue;
-            };
-            let inode = Inode(inode);
-            self.met(inode);
-            let is_marked = marks.remove(&(inode, number));
-            self.page(inode, number, &value, is_marked);
+        let mut lost: Option<Lost> = None;
+        while let Some(([inode, number], value)) = self.next(&mut cursor).await? {
+            let met = Met { inode: Inode(inode), number };
+            self.met(met.inode);
+            let is_marked = marks.remove(&(met.inode, number));
+            if lost.as_ref().is_some_and(|lost| lost.inode != met.inode) {
+                self.leave_lost(lost.take());
+            }
+            match self.inodes.node(met.inode).map(|node| node.kind) {
+                Some(kind) => self.page(&met, kind, &value, is_marked),
+                None => self.lost_page(
+                    &met,
+                    &value,
+                    is_marked,
+                    lost.get_or_insert_with(|| Lost::new(met.inode)),
+                ),
+            }
         }
+        self.leave_lost(lost);
         for (inode, page) in marks {
-            let repair = Repair::Set(vec![(Key::inline(inode, page), None)]);
+            let mut repair = Some(Repair::Set(vec![(Key::inline(inode, page), None)]));
+            if let Some(node) = self.inodes.node(inode).filter(|node| node.lacks_content()) {
+                // It stays as a witness of the page.
+                node.has_stray_mark = true;
+                repair = None;
+            }
             self.report.add(Problem::StrayInlineMark { inode, page }, repair);
         }
         Ok(())
@@ -52,53 +80,80 @@ impl Check<'_> {
     async fn inline_marks(&mut self) -> Result<BTreeSet<(Inode, u64)>, CheckError> {
         let mut marks = BTreeSet::new();
         let mut cursor = Cursor::of(self.meta, KeyKind::Inline);
-        while let Some((key, _)) = cursor.next().await? {
-            self.report.records += 1;
-            match Key::numbers(&key) {
-                Some([inode, page]) => {
-                    marks.insert((Inode(inode), page));
-                }
-                None => self.unknown(key),
-            }
+        while let Some(([inode, page], _)) = self.next(&mut cursor).await? {
+            marks.insert((Inode(inode), page));
         }
         Ok(marks)
     }
 
-    fn page(&mut self, inode: Inode, number: u64, value: &Bytes, is_marked: bool) {
-        let node = self.inodes.node(inode);
-        let is_file = node.as_ref().is_some_and(|node| is_file(node.kind));
-        let size = node.and_then(|node| node.kind.map(|_| node.size));
-        let met = Met { inode, number, size };
-        if !is_file {
-            let keys = [Key::page(inode, number), Key::inline(inode, number)];
-            let repair = Repair::Set(keys.into_iter().map(|key| (key, None)).collect());
-            self.report.add(Problem::StrayPage { inode, page: number }, repair);
-        }
-        let page = match Page::decode(value) {
-            Ok(page) => page,
-            Err(error) => {
+    /// A page of an inode of `kind`, or of one whose record does not decode.
+    fn page(&mut self, met: &Met, kind: Option<FileKind>, value: &Bytes, is_marked: bool) {
+        let Met { inode, number } = *met;
+        let is_file = kind.is_none_or(|kind| kind == FileKind::Regular);
+        let (shown, end) = match Page::decode(value) {
+            Ok(page) => {
+                let (content, end) = (self.fragments(met, &page, is_file), self.end_of(met, &page));
                 if is_file {
-                    let (from, to) = (self.offset(&met, 0), self.offset(&met, PAGE_BLOCKS));
+                    self.judge_page(met, &page, is_marked);
+                }
+                (content, end)
+            }
+            Err(error) => {
+                self.has_damaged_page = true;
+                if is_file {
+                    let (from, to) = (self.offset(met, 0), self.offset(met, PAGE_BLOCKS));
                     self.report.add(Problem::DamagedPage { inode, from, to, error }, None);
                 }
-                self.has_damaged_page = true;
                 if let Some(node) = self.inodes.node(inode) {
                     node.has_damaged_page = true;
                 }
-                return;
+                (u64::from(!is_file), 0)
             }
         };
-        let content = self.fragments(&met, &page, is_file);
-        if let Some(node) = self.inodes.node(inode) {
-            node.content = node.content.saturating_add(content);
+        if !is_file {
+            // With content in it, the inode's kind may be what is wrong.
+            let repair = (shown == 0).then(|| remove_page(met));
+            self.report.add(Problem::StrayPage { inode, page: number }, repair);
         }
+        if let Some(node) = self.inodes.node(inode) {
+            node.content = node.content.saturating_add(shown);
+            node.end = node.end.max(end);
+        }
+    }
+
+    /// A page of an inode without a record.
+    fn lost_page(&mut self, met: &Met, value: &Bytes, is_marked: bool, lost: &mut Lost) {
+        match Page::decode(value) {
+            Ok(page) if !page.is_empty() => {
+                lost.content = lost.content.saturating_add(self.fragments(met, &page, true));
+                lost.end = lost.end.max(self.end_of(met, &page));
+                self.judge_page(met, &page, is_marked);
+            }
+            Ok(_) => lost.useless.push(met.number),
+            Err(_) => {
+                self.has_damaged_page = true;
+                lost.useless.push(met.number);
+            }
+        }
+    }
+
+    /// The pages of an inode without a record are all seen: those that show content are a file.
+    fn leave_lost(&mut self, lost: Option<Lost>) {
+        let Some(Lost { inode, content, end, useless }) = lost else { return };
+        let is_file = content > 0 && inode != Inode::ROOT;
         if is_file {
-            self.judge_page(&met, &page, is_marked);
+            self.missing.insert(inode);
+            let repair = Repair::MakeFile { inode, size: end.min(FILE_SIZE_MAX) };
+            self.report.add(Problem::MissingFile { inode, bytes: content }, repair);
+        }
+        for number in useless.into_iter().filter(|_| !is_file) {
+            let repair = (content == 0).then(|| remove_page(&Met { inode, number }));
+            self.report.add(Problem::StrayPage { inode, page: number }, repair);
         }
     }
 
     fn judge_page(&mut self, met: &Met, page: &Page, is_marked: bool) {
-        let Met { inode, number, .. } = *met;
+        let Met { inode, number } = *met;
         if page.is_empty() {
             let repair = Repair::Set(vec![(Key::page(inode, number), None)]);
             self.report.add(Problem::EmptyPage { inode, page: number }, repair);
@@ -111,12 +166,6 @@ impl Check<'_> {
         } else if is_marked && !has_inline {
             let repair = Repair::Set(vec![(key, None)]);
             self.report.add(Problem::StrayInlineMark { inode, page: number }, repair);
-        }
-        if let Some(size) = met.size
-            && self.end_of(met, page) > size
-        {
-            let repair = Repair::Cut { inode, page: number, size };
-            self.report.add(Problem::BeyondEnd { inode, size }, repair);
         }
     }
 
@@ -195,22 +244,34 @@ impl Check<'_> {
         last.map_or(0, |(slot, end)| self.block(met, slot).0.saturating_add(u64::from(end)))
     }
 
-    /// Bytes of content, once all pages are counted.
+    /// Bytes of content and sizes, once all pages are counted.
     pub(super) fn judge_content(&mut self) {
+        let packs_lack = self.packs.used.iter().any(|pack| pack.shown < pack.live);
         for node in self.inodes.nodes.iter().filter(|node| node.kind == Some(FileKind::Regular)) {
-            // A page that does not decode may hold the difference.
-            let may_be = node.has_damaged_page && node.content < node.allocated;
-            if node.content != node.allocated && !may_be {
-                let (inode, found) = (node.inode, node.content);
+            let Node { inode, size, end, content: found, allocated: recorded, .. } = *node;
+            if end > size {
+                // Rather too much than too little: what was cut off may come back, nothing is lost.
+                let fields = Fields { size: Some(end), ..Fields::default() };
+                let repair = (end <= FILE_SIZE_MAX).then_some(Repair::Inode(inode, fields));
+                self.report.add(Problem::BeyondEnd { inode, size, end }, repair);
+            }
+            if node.lacks_content() && node.has_damaged_page {
+                // That page may hold the difference.
+            } else if node.lacks_content() && (packs_lack || node.has_stray_mark) {
+                // Not a wrong count: what counts the other end lacks something too.
+                self.has_missing_content = true;
+                let bytes = recorded - found;
+                self.report.add(Problem::MissingContent { inode, bytes }, None);
+            } else if found != recorded {
                 let fields = Fields { allocated: Some(found), ..Fields::default() };
-                let problem = Problem::WrongAllocated { inode, recorded: node.allocated, found };
+                let problem = Problem::WrongAllocated { inode, recorded, found };
                 self.report.add(problem, Repair::Inode(inode, fields));
             }
         }
     }
 }
 
-/// Whether an inode may have pages: a file, or what cannot be known not to be one.
-fn is_file(kind: Option<FileKind>) -> bool {
-    kind.is_none_or(|kind| kind == FileKind::Regular)
+fn remove_page(met: &Met) -> Repair {
+    let keys = [Key::page(met.inode, met.number), Key::inline(met.inode, met.number)];
+    Repair::Set(keys.into_iter().map(|key| (key, None)).collect())
 }

@@ -8,13 +8,23 @@ use crate::format::{DirEntry, FileKind, HASH_MIN, Key, KeyKind, name_hash};
 /// Names of one chain that are compared with each other; no chain is nearly as long.
 const CHAIN_MAX: usize = 1024;
 
+/// Names of missing inodes that are looked at in one go: mending those shows the next ones.
+const DANGLING_MAX: usize = 100_000;
+
+/// A name of an inode that has no record.
+pub(super) struct Dangling {
+    holder: Inode,
+    place: u64,
+    inode: Inode,
+}
+
 /// What the inode is that entries stand under.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Under {
     Directory,
     /// It has no record, so it can only have been a directory.
     Missing,
-    /// Its record does not decode: it may be one.
+    /// Its record does not decode or contradicts itself: it may be one.
     Unknown,
     Other,
 }
@@ -52,12 +62,7 @@ impl Check<'_> {
         }
         let mut cursor = Cursor::of(self.meta, KeyKind::Entry);
         let mut holder: Option<Holder> = None;
-        while let Some((key, value)) = cursor.next().await? {
-            self.report.records += 1;
-            let Some([inode, place]) = Key::numbers(&key) else {
-                self.unknown(key);
-                continue;
-            };
+        while let Some(([inode, place], value)) = self.next(&mut cursor).await? {
             if holder.as_ref().is_none_or(|holder| holder.inode.0 != inode) {
                 self.leave(holder.take().as_ref());
             }
@@ -65,6 +70,13 @@ impl Check<'_> {
             self.entry(holder, place, &value);
         }
         self.leave(holder.as_ref());
+        for Dangling { holder, place, inode } in std::mem::take(&mut self.dangling) {
+            // What has content or names in it is made anew.
+            if !self.missing.contains(&inode) {
+                let repair = Repair::Unlink { holder, place };
+                self.report.add(Problem::DanglingEntry { holder, place, inode }, repair);
+            }
+        }
         Ok(())
     }
 
@@ -74,14 +86,20 @@ impl Check<'_> {
             None => Under::Missing,
             Some(None) => Under::Unknown,
             Some(Some(FileKind::Directory)) => Under::Directory,
-            Some(Some(_)) => Under::Other,
+            Some(Some(_)) => match self.odd.binary_search_by_key(&inode, |odd| odd.inode) {
+                Ok(at) => {
+                    self.odd[at].is_safe = false;
+                    Under::Unknown
+                }
+                Err(_) => Under::Other,
+            },
         };
         Holder { inode, under, names: 0, last: None, chain_start: 0, chain: Vec::new() }
     }
 
     fn leave(&mut self, holder: Option<&Holder>) {
         let Some(&Holder { inode, under, names: entries, .. }) = holder else { return };
-        if under == Under::Missing && inode != Inode::ROOT {
+        if under == Under::Missing && inode != Inode::ROOT && self.missing.insert(inode) {
             let problem = Problem::MissingDirectory { inode, entries };
             self.report.add(problem, Repair::MakeDirectory(inode));
         }
@@ -153,8 +171,9 @@ impl Check<'_> {
     fn target(&mut self, holder: Inode, place: u64, (inode, says): (Inode, FileKind)) {
         let unlink = Repair::Unlink { holder, place };
         let Some(node) = self.inodes.node(inode) else {
-            // Its names still stand below it: then it is made anew.
-            self.report.add(Problem::DanglingEntry { holder, place, inode }, unlink);
+            if self.dangling.len() < DANGLING_MAX {
+                self.dangling.push(Dangling { holder, place, inode });
+            }
             return;
         };
         node.names = node.names.saturating_add(1);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::base::ErrorKind;
 use crate::data::DataError;
 use crate::meta::MetaError;
+use crate::store::{self, object_store};
 
 /// Why a check or a repair did not come to its end. What it found until then is no verdict.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,14 @@ pub enum CheckError {
     /// The store does not give a pack, for a reason that passes.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The store does not give an object of the metadata.
+    #[error("{name}: the store failed: {}; scrub again, it goes on where it was", store::explain(.source))]
+    Store {
+        /// The object's name below the volume's prefix.
+        name: String,
+        /// What the store said.
+        source: object_store::Error,
+    },
     /// How far a scrub came cannot be remembered.
     #[error("{}: the state of the scrub cannot be kept: {source}; check [state] dir, or scrub with --restart", path.display())]
     State {
@@ -32,6 +41,7 @@ impl CheckError {
         match self {
             Self::Meta(error) => error.kind(),
             Self::Data(error) => error.kind(),
+            Self::Store { source, .. } => store::classify(source).kind(),
             Self::State { .. } => ErrorKind::Denied,
         }
     }

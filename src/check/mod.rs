@@ -3,31 +3,48 @@
 //! ```text
 //! fsck    I, P, F, X, O, R, U --> tables: some bytes an inode, a pack
 //!         L, B (block maps), D (names) --> counted against the tables --> findings, with repairs
+//! repair  findings of the lowest stage --> batches --> check again, until nothing is left to mend
 //! ```
 //!
-//! Invariant: a check reads each record once and changes nothing.
+//! Invariants: a check reads each record once and changes nothing; a repair takes away only what
+//! shows no content and leads to none, and leaves what is not clear.
 
 mod content;
 mod cursor;
+mod edit;
 mod entries;
 mod error;
+mod names;
 mod packs;
+mod paths;
+mod problem;
+mod repair;
 mod report;
 mod sums;
 mod tables;
 mod tree;
 
-use crate::base::{BlockSize, Inode, PackNumber};
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use crate::base::{BlockIndex, BlockSize, Inode, PackNumber};
 use crate::crypto::SecretKey;
 use crate::format::{FileKind, InodeFlags, InodeRecord, Key, KeyKind};
 use crate::meta::MetaRead;
 
-use bytes::Bytes;
 use cursor::Cursor;
+use entries::Dangling;
 use tables::{Inodes, Packs};
 
 pub use error::CheckError;
-pub use report::{Fields, Finding, Problem, Repair, Report};
+pub use paths::paths;
+pub use problem::Problem;
+pub use repair::{Bucket, Means, Mended, repair};
+pub use report::{Fields, Finding, Repair, Report};
+
+/// No volume comes to have had more inodes or commits: a mount refuses higher numbers.
+const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// What a check has to know besides the records.
 #[derive(Debug, Clone)]
@@ -54,15 +71,20 @@ pub async fn fsck(meta: &dyn MetaRead, facts: &Facts) -> Result<Report, CheckErr
         packs: Packs::default(),
         inode_max: Inode::ROOT,
         has_damaged_page: false,
+        has_missing_content: false,
+        odd: Vec::new(),
+        dangling: Vec::new(),
+        missing: BTreeSet::new(),
     };
     check.unknown_records().await?;
     check.load_inodes().await?;
     check.load_packs().await?;
-    check.attributes().await?;
     check.orphan_marks().await?;
     check.block_maps().await?;
     check.references().await?;
     check.entries().await?;
+    check.attributes().await?;
+    check.judge_odd();
     check.judge_tree();
     check.judge_links();
     check.judge_content();
@@ -82,6 +104,23 @@ struct Check<'a> {
     inode_max: Inode,
     /// What a damaged page showed is not known: some counts can only be too low.
     has_damaged_page: bool,
+    /// Block maps lack what a file and a pack count: of no pack less is in use than it counts.
+    has_missing_content: bool,
+    /// Inodes whose fields contradict their kind, in order.
+    odd: Vec<Odd>,
+    /// Names of inodes without a record.
+    dangling: Vec<Dangling>,
+    /// Inodes without a record that have content or names in them: they are made anew.
+    missing: BTreeSet<Inode>,
+}
+
+/// An inode whose fields contradict its kind.
+struct Odd {
+    inode: Inode,
+    what: &'static str,
+    /// Bringing the fields in line with the kind loses nothing. Otherwise it is not clear which of
+    /// them is right.
+    is_safe: bool,
 }
 
 impl Check<'_> {
@@ -91,6 +130,21 @@ impl Check<'_> {
 
     fn met(&mut self, inode: Inode) {
         self.inode_max = self.inode_max.max(inode);
+    }
+
+    /// The next record of a walk and the numbers in its key; keys of another form are told.
+    async fn next<const N: usize>(
+        &mut self,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<Option<([u64; N], Bytes)>, CheckError> {
+        while let Some((key, value)) = cursor.next().await? {
+            self.report.records += 1;
+            match Key::numbers(&key) {
+                Some(numbers) => return Ok(Some((numbers, value))),
+                None => self.unknown(key),
+            }
+        }
+        Ok(None)
     }
 
     /// Records between and around the known kinds.
@@ -111,21 +165,19 @@ impl Check<'_> {
 
     async fn load_inodes(&mut self) -> Result<(), CheckError> {
         let mut cursor = Cursor::of(self.meta, KeyKind::Inode);
-        while let Some((key, value)) = cursor.next().await? {
-            self.report.records += 1;
-            let Some([inode]) = Key::numbers(&key) else {
-                self.unknown(key);
-                continue;
-            };
+        while let Some(([inode], value)) = self.next(&mut cursor).await? {
             let inode = Inode(inode);
             self.met(inode);
             match InodeRecord::decode(&value) {
+                Ok(record) if inode == Inode::ROOT && !record.is_directory() => {
+                    // The names in it are not given up for that.
+                    let what = "the root is no directory";
+                    self.report.add(Problem::WrongFields { inode, what }, None);
+                    self.inodes.add(inode, None);
+                }
                 Ok(record) => {
-                    if let Some(what) = contradiction(inode, &record) {
-                        let normal = Fields { normal: true, ..Fields::default() };
-                        let is_root_file = inode == Inode::ROOT && !record.is_directory();
-                        let repair = (!is_root_file).then_some(Repair::Inode(inode, normal));
-                        self.report.add(Problem::WrongFields { inode, what }, repair);
+                    if let Some((what, is_safe)) = contradiction(&record) {
+                        self.odd.push(Odd { inode, what, is_safe });
                     }
                     self.inodes.add(inode, Some(&record));
                 }
@@ -152,7 +204,7 @@ impl Check<'_> {
             let flags = InodeFlags::XATTRS | InodeFlags::of_xattr(name);
             if let Some(node) = self.inodes.node(inode) {
                 node.seen_flags |= flags as u8;
-            } else {
+            } else if !self.missing.contains(&inode) {
                 let repair = Repair::Set(vec![(Key::from_bytes(&key), None)]);
                 self.report.add(Problem::StrayXattr { inode }, repair);
             }
@@ -172,12 +224,7 @@ impl Check<'_> {
 
     async fn orphan_marks(&mut self) -> Result<(), CheckError> {
         let mut cursor = Cursor::of(self.meta, KeyKind::Orphan);
-        while let Some((key, _)) = cursor.next().await? {
-            self.report.records += 1;
-            let Some([inode]) = Key::numbers(&key) else {
-                self.unknown(key);
-                continue;
-            };
+        while let Some(([inode], _)) = self.next(&mut cursor).await? {
             let inode = Inode(inode);
             self.met(inode);
             if let Some(node) = self.inodes.node(inode) {
@@ -193,41 +240,47 @@ impl Check<'_> {
     /// Back-references, and notes of unswept packs.
     async fn references(&mut self) -> Result<(), CheckError> {
         let mut cursor = Cursor::of(self.meta, KeyKind::Reference);
-        while let Some((key, _)) = cursor.next().await? {
-            self.report.records += 1;
-            let Some([pack, _, _]) = Key::numbers(&key) else {
-                self.unknown(key);
-                continue;
-            };
+        while let Some(([pack, inode, block], _)) = self.next(&mut cursor).await? {
             let pack = PackNumber(pack);
             if !self.packs.is_known(pack) && !self.packs.unknown.contains_key(&pack) {
-                let repair = Repair::Set(vec![(Key::from_bytes(&key), None)]);
+                let key = Key::reference(pack, Inode(inode), BlockIndex(block));
+                // A page that does not decode may show something of the pack.
+                let repair = (!self.has_damaged_page).then(|| Repair::Set(vec![(key, None)]));
                 self.report.add(Problem::StrayReference { pack }, repair);
             }
         }
         Ok(())
     }
+
+    /// Fields that contradict an inode's kind, once its pages and the names under it are seen.
+    fn judge_odd(&mut self) {
+        for Odd { inode, what, is_safe } in std::mem::take(&mut self.odd) {
+            let has_content = self
+                .inodes
+                .node(inode)
+                .is_some_and(|node| node.kind != Some(FileKind::Regular) && node.content > 0);
+            let normal = Fields { normal: true, ..Fields::default() };
+            let repair = (is_safe && !has_content).then_some(Repair::Inode(inode, normal));
+            self.report.add(Problem::WrongFields { inode, what }, repair);
+        }
+    }
 }
 
-/// What contradicts an inode's kind.
-fn contradiction(inode: Inode, record: &InodeRecord) -> Option<&'static str> {
+/// What contradicts an inode's kind, and whether nothing is lost if the kind is right.
+fn contradiction(record: &InodeRecord) -> Option<(&'static str, bool)> {
     let InodeRecord { kind, size, allocated, parent, entries, target, .. } = record;
-    let is_directory = *kind == FileKind::Directory;
-    match kind {
-        _ if inode == Inode::ROOT && !is_directory => Some("the root is no directory"),
-        _ if !is_directory && (*parent != Inode(0) || *entries != 0) => {
-            Some("no directory, but with a parent or names in it")
-        }
-        FileKind::Regular if !target.is_empty() => Some("a file with a link's target"),
-        FileKind::Regular => None,
-        _ if *allocated != 0 => Some("it has bytes of content, but is no file"),
-        FileKind::Symlink if *size != target.len() as u64 || target.is_empty() => {
-            Some("a link whose size is not that of its target")
-        }
-        FileKind::Symlink => None,
-        _ if *size != 0 || !target.is_empty() => {
-            Some("a size or target, but neither file nor link")
-        }
-        _ => None,
+    let (is_file, is_link) = (*kind == FileKind::Regular, *kind == FileKind::Symlink);
+    if !is_link && !target.is_empty() {
+        Some(("a link's target, but it is no link", false))
+    } else if is_link && *size != target.len() as u64 {
+        Some(("a link whose size is not that of its target", true))
+    } else if !is_file && !is_link && *size != 0 {
+        Some(("a size, but neither file nor link", true))
+    } else if !is_file && *allocated != 0 {
+        Some(("it has bytes of content, but is no file", true))
+    } else if !record.is_directory() && (*parent != Inode(0) || *entries != 0) {
+        Some(("no directory, but with a parent or names in it", true))
+    } else {
+        None
     }
 }

@@ -10,29 +10,20 @@ impl Check<'_> {
     /// Records of packs, in use and freed.
     pub(super) async fn load_packs(&mut self) -> Result<(), CheckError> {
         let mut cursor = Cursor::of(self.meta, KeyKind::Pack);
-        while let Some((key, value)) = cursor.next().await? {
-            self.report.records += 1;
-            match Key::numbers(&key) {
-                Some([pack]) => self.packs.add(PackNumber(pack), PackRecord::decode(&value)),
-                None => self.unknown(key),
-            }
+        while let Some(([pack], value)) = self.next(&mut cursor).await? {
+            self.packs.add(PackNumber(pack), PackRecord::decode(&value));
         }
         let mut cursor = Cursor::of(self.meta, KeyKind::Freed);
-        while let Some((key, value)) = cursor.next().await? {
-            self.report.records += 1;
-            let Some([commit, pack]) = Key::numbers(&key) else {
-                self.unknown(key);
-                continue;
-            };
+        while let Some(([commit, pack], value)) = self.next(&mut cursor).await? {
+            let (commit, pack) = (CommitNumber(commit), PackNumber(pack));
             let record = FreedRecord::decode(&value);
             let freed = Freed {
-                commit: CommitNumber(commit),
+                commit,
                 size: record.as_ref().map_or(0, |record| record.size),
                 damage: record.err(),
             };
-            let pack = PackNumber(pack);
             if self.packs.freed.insert(pack, freed).is_some() {
-                let repair = Repair::Set(vec![(Key::from_bytes(&key), None)]);
+                let repair = Repair::Set(vec![(Key::freed(commit, pack), None)]);
                 self.report.add(Problem::FreedTwice { pack }, repair);
             }
         }
@@ -41,12 +32,15 @@ impl Check<'_> {
 
     /// Live bytes and freed packs, once all pages are counted.
     pub(super) fn judge_packs(&mut self) {
+        // A page that is damaged or missing may show something of any pack: none is freed.
+        let may_be_shown = self.has_damaged_page || self.has_missing_content;
         let report = &mut self.report;
         for pack in &self.packs.used {
             let (number, live) = (pack.number, pack.shown);
             let freed = self.packs.freed.get(&number);
-            let rebuild =
-                Repair::Rebuild { pack: number, freed: freed.map(|freed| freed.commit), live };
+            let kept = live.max(u64::from(may_be_shown));
+            let freed_by = freed.map(|freed| freed.commit);
+            let rebuild = Repair::Rebuild { pack: number, freed: freed_by, live: kept };
             match (pack.damage, freed) {
                 (Some(_), _) if live > 0 => {
                     let why = "its record does not decode";
@@ -61,13 +55,13 @@ impl Check<'_> {
                 }
                 (None, Some(_)) => {
                     let repair = Repair::Set(vec![(Key::pack(number), None)]);
+                    let repair = (!may_be_shown).then_some(repair);
                     report.add(Problem::FreedTwice { pack: number }, repair);
                 }
                 (None, None) if pack.content == 0 => {
                     report.add(Problem::NoContent { pack: number }, rebuild);
                 }
-                // A page that does not decode may show the difference.
-                (None, None) if self.has_damaged_page && live < pack.live.max(1) => {}
+                (None, None) if may_be_shown && live < pack.live.max(1) => {}
                 (None, None) if live != pack.live => {
                     let problem =
                         Problem::WrongLive { pack: number, recorded: pack.live, found: live };

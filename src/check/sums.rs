@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::cursor::Cursor;
-use super::{Check, CheckError, Problem, Repair};
+use super::{Check, CheckError, NUMBER_MAX, Problem, Repair};
 use crate::base::{CommitNumber, PackNumber, WriterEpoch};
 use crate::format::{Counters, Key, KeyKind, Space, UnsweptRecord};
 
@@ -36,7 +36,8 @@ impl Check<'_> {
         let packs = &self.packs.used;
         let freed = &self.packs.freed;
         let births = packs.iter().map(|pack| pack.birth);
-        let commit = births.chain(freed.values().map(|freed| freed.commit)).max();
+        let commits = births.chain(freed.values().map(|freed| freed.commit));
+        let commit = commits.filter(|commit| commit.0 <= NUMBER_MAX).max();
         let last = packs.last().map(|pack| pack.number);
         let last = last.max(freed.last_key_value().map(|(pack, _)| *pack)).unwrap_or_default();
         Counters {
@@ -79,7 +80,7 @@ impl Check<'_> {
         compare("live bytes of packs", has.live_bytes, &mut is.live_bytes, packs_decode);
         compare("the number of freed packs", has.freed_packs, &mut is.freed_packs, true);
         compare("bytes of freed packs", has.freed_bytes, &mut is.freed_bytes, freed_decode);
-        if recorded.next_inode <= self.inode_max.0 {
+        if !(self.inode_max.0.saturating_add(1)..=NUMBER_MAX).contains(&recorded.next_inode) {
             let (recorded, found) = (recorded.next_inode, counted.next_inode);
             wrong.push(Problem::WrongCounter { what: "the next inode number", recorded, found });
             right.next_inode = found;
@@ -90,11 +91,11 @@ impl Check<'_> {
         } else {
             right.next_pack = recorded.next_pack;
         }
-        if recorded.commit < counted.commit {
+        if (counted.commit.0..=NUMBER_MAX).contains(&recorded.commit.0) {
+            right.commit = recorded.commit;
+        } else {
             let (recorded, found) = (recorded.commit.0, counted.commit.0);
             wrong.push(Problem::WrongCounter { what: "the number of the commit", recorded, found });
-        } else {
-            right.commit = recorded.commit;
         }
         for problem in wrong {
             self.report.add(problem, Repair::Counters(right));
@@ -104,12 +105,7 @@ impl Check<'_> {
     /// Notes of packs to be swept; `to` is a writer whose packs have records.
     async fn unswept(&mut self, to: WriterEpoch) -> Result<(), CheckError> {
         let mut cursor = Cursor::of(self.meta, KeyKind::Unswept);
-        while let Some((key, value)) = cursor.next().await? {
-            self.report.records += 1;
-            let Some([from]) = Key::numbers(&key) else {
-                self.unknown(key);
-                continue;
-            };
+        while let Some(([from], value)) = self.next(&mut cursor).await? {
             let from = PackNumber(from);
             let record = UnsweptRecord::decode(&value).ok();
             if record.is_none_or(|record| record.to <= from.writer()) {

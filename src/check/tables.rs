@@ -14,6 +14,8 @@ pub(super) struct Node {
     pub allocated: u64,
     /// Bytes of content, as its pages say.
     pub content: u64,
+    /// One past the last byte that its pages show.
+    pub end: u64,
     /// Links, as recorded.
     pub nlink: u32,
     /// Names that lead to it.
@@ -28,6 +30,8 @@ pub(super) struct Node {
     pub is_marked: bool,
     /// A page of its block map does not decode.
     pub has_damaged_page: bool,
+    /// A page is marked for inline bytes, and is not there.
+    pub has_stray_mark: bool,
 }
 
 impl Node {
@@ -37,6 +41,7 @@ impl Node {
             size: record.map_or(0, |record| record.size),
             allocated: record.map_or(0, |record| record.allocated),
             content: 0,
+            end: 0,
             nlink: record.map_or(0, |record| record.nlink),
             names: 0,
             kind: record.map(|record| record.kind),
@@ -44,7 +49,13 @@ impl Node {
             seen_flags: 0,
             is_marked: false,
             has_damaged_page: false,
+            has_stray_mark: false,
         }
+    }
+
+    /// Whether its pages show less than it counts.
+    pub fn lacks_content(&self) -> bool {
+        self.content < self.allocated
     }
 }
 

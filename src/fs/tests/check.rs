@@ -1,11 +1,20 @@
 //! Checks of volumes that the file system has written.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::support::*;
-use crate::base::{Inode, MIB};
-use crate::format::{ACCESS_ACL_NAME, FileKind};
+use crate::base::{CommitNumber, Inode, MIB, PackNumber, Timestamp};
+use crate::check::{Bucket, Means, Mended, Problem, Report, paths, repair};
+use crate::format::{
+    ACCESS_ACL_NAME, Counters, DirEntry, FileKind, FreedRecord, InodeRecord, Key, KeyKind,
+    PackRecord,
+};
 use crate::fs::{CopyRange, RenameMode, XattrMode};
+use crate::meta::{Batch, MetaRead, MetaStore, Record};
+use crate::store::object_store::ObjectStoreExt as _;
 
 const ROOT: Inode = Inode::ROOT;
 
@@ -72,4 +81,563 @@ async fn whatever_is_committed_is_clean() {
     fs.reclaim_unreferenced().await.unwrap();
     fs.close().await.unwrap();
     volume.assert_clean().await;
+}
+
+/// A small volume with something of everything, not mounted.
+struct Sample {
+    volume: TestVolume,
+    dir: Inode,
+    sub: Inode,
+    /// In packs, with a second name.
+    big: Inode,
+    /// In its page.
+    small: Inode,
+}
+
+type Changes = Vec<(Key, Option<Vec<u8>>)>;
+
+impl Sample {
+    async fn new() -> Self {
+        let volume = TestVolume::new().await;
+        let fs = volume.mount().await;
+        let dir = mkdir(&fs, ROOT, "dir").await;
+        let sub = mkdir(&fs, dir, "sub").await;
+        let (small, _) = create(&fs, dir, "small").await;
+        let (big, _) = create(&fs, sub, "big").await;
+        write(&fs, big, 0, &big_content()).await;
+        fs.link(big, ROOT, b"again").wait().await.unwrap();
+        fs.flush().await.unwrap();
+        write(&fs, small, 0, b"inline").await;
+        let set = fs.setxattr(small, b"user.tag", b"x", XattrMode::Set, ROOT_CALLER);
+        set.wait().await.unwrap();
+        let copy = CopyRange { from: big, from_offset: 0, to: small, to_offset: 8192, len: 4096 };
+        fs.copy_range(copy).wait().await.unwrap();
+        fs.close().await.unwrap();
+        volume.assert_clean().await;
+        Self { volume, dir, sub, big, small }
+    }
+
+    async fn get(&self, key: &Key) -> Option<Bytes> {
+        self.volume.meta.follow().get(key.as_bytes()).await.unwrap()
+    }
+
+    async fn inode(&self, inode: Inode) -> InodeRecord {
+        InodeRecord::decode(&self.get(&Key::inode(inode)).await.unwrap()).unwrap()
+    }
+
+    async fn all(&self, kind: KeyKind) -> Vec<Record> {
+        let (start, end) = Key::range_of(kind);
+        self.volume.meta.follow().scan(&start, &end, 1000).await.unwrap()
+    }
+
+    /// Where an inode has its first name.
+    async fn entry(&self, inode: Inode) -> (Key, DirEntry) {
+        let entries = self.all(KeyKind::Entry).await;
+        let mut decoded =
+            entries.iter().map(|(key, value)| (key, DirEntry::decode(value).unwrap()));
+        let names_it = |entry: &DirEntry| entry.target.is_some_and(|(named, _)| named == inode);
+        let (key, entry) = decoded.find(|(_, entry)| names_it(entry)).unwrap();
+        (Key::from_bytes(key), entry)
+    }
+
+    async fn pack(&self) -> (PackNumber, PackRecord) {
+        let (key, value) = self.all(KeyKind::Pack).await.remove(0);
+        (PackNumber(Key::number(&key, 0).unwrap()), PackRecord::decode(&value).unwrap())
+    }
+
+    async fn apply(&self, changes: Changes) {
+        let meta = self.volume.meta.open();
+        let mut batch = Batch::new();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.put(key.as_bytes().to_vec(), value),
+                None => batch.delete(key.as_bytes().to_vec()),
+            }
+        }
+        meta.apply(batch).await.unwrap();
+        meta.close().await.unwrap();
+    }
+
+    async fn repair(&self) -> Mended {
+        let (store, packs) = (self.volume.store.clone(), self.volume.context.clone());
+        let means = Means {
+            bucket: Some(Bucket { store, packs }),
+            now: Timestamp { seconds: 1_700_000_000, nanos: 0 },
+            commit_min: CommitNumber(0),
+            owner: (0, 0),
+        };
+        repair(&self.volume.meta.open(), &self.volume.facts(), &means).await.unwrap()
+    }
+
+    /// Damages the volume, mends it and leaves it clean; what was found.
+    async fn mended(&self, changes: Changes) -> Vec<Problem> {
+        self.apply(changes).await;
+        let Mended { before, after } = self.repair().await;
+        assert!(after.is_clean(), "left: {:#?}\nbefore: {:#?}", after.findings, before.findings);
+        self.volume.assert_clean().await;
+        problems(&before)
+    }
+
+    /// What a check says of a damage that cannot be mended.
+    async fn left(&self, changes: Changes) -> Vec<Problem> {
+        self.apply(changes).await;
+        problems(&self.repair().await.after)
+    }
+
+    /// Content and tree are as they were made.
+    async fn assert_whole(&self) {
+        let fs = self.volume.mount().await;
+        let dir = lookup(&fs, ROOT, "dir").await.unwrap().inode;
+        let sub = lookup(&fs, dir, "sub").await.unwrap().inode;
+        let big = lookup(&fs, sub, "big").await.unwrap();
+        assert_eq!((big.inode, big.record.nlink), (self.big, 2));
+        assert_eq!(read_all(&fs, big.inode).await, big_content());
+        let small = lookup(&fs, dir, "small").await.unwrap().inode;
+        assert_eq!(read_all(&fs, small).await[..6], *b"inline");
+        fs.close().await.unwrap();
+        self.volume.assert_clean().await;
+    }
+}
+
+fn problems(report: &Report) -> Vec<Problem> {
+    report.findings.iter().map(|finding| finding.problem.clone()).collect()
+}
+
+fn big_content() -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    (0..300_000).map(|_| next()).collect()
+}
+
+fn put_inode(inode: Inode, record: &InodeRecord) -> Changes {
+    vec![(Key::inode(inode), Some(record.encode()))]
+}
+
+macro_rules! assert_found {
+    ($problems:expr, $pattern:pat) => {
+        let problems: &[Problem] = $problems;
+        assert!(problems.iter().any(|problem| matches!(problem, $pattern)), "{problems:#?}");
+    };
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_counts_are_counted_anew() {
+    let sample = Sample::new().await;
+    let record = sample.inode(sample.big).await;
+    let wrong = InodeRecord { nlink: 7, allocated: 5, ..record };
+    let found = sample.mended(put_inode(sample.big, &wrong)).await;
+    assert_found!(&found, Problem::WrongLinks { recorded: 7, found: 2, .. });
+    assert_found!(&found, Problem::WrongAllocated { recorded: 5, .. });
+
+    let record = sample.inode(sample.dir).await;
+    let wrong = InodeRecord { nlink: 9, entries: 0, parent: sample.sub, ..record };
+    let found = sample.mended(put_inode(sample.dir, &wrong)).await;
+    assert_found!(&found, Problem::WrongLinks { recorded: 9, found: 3, .. });
+    assert_found!(&found, Problem::WrongEntries { recorded: 0, found: 2, .. });
+    assert_found!(&found, Problem::WrongParent { .. });
+
+    let (pack, record) = sample.pack().await;
+    for live in [0, 1, record.live + 1] {
+        let wrong = PackRecord { live, ..record.clone() };
+        let found = sample.mended(vec![(Key::pack(pack), Some(wrong.encode()))]).await;
+        assert_found!(&found, Problem::WrongLive { .. });
+    }
+    let record = sample.inode(sample.small).await;
+    let mut wrong = record.clone();
+    wrong.flags.0 = 6;
+    let found = sample.mended(put_inode(sample.small, &wrong)).await;
+    assert_found!(&found, Problem::WrongFlags { .. });
+    sample.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counters_are_rebuilt_and_never_fall_behind_what_is_in_use() {
+    let sample = Sample::new().await;
+    let key = Key::counters();
+    let right = Counters::decode(&sample.get(&key).await.unwrap()).unwrap();
+    let wrong = Counters { next_inode: 2, inodes: 1, bytes: 9, next_pack: PackNumber(0), ..right };
+    let found = sample.mended(vec![(key.clone(), Some(wrong.encode()))]).await;
+    assert_eq!(found.len(), 4, "{found:#?}");
+    for damage in [None, Some(b"no counters".to_vec())] {
+        let found = sample.mended(vec![(key.clone(), damage)]).await;
+        assert_eq!(found, [Problem::NoCounters]);
+        let new = Counters::decode(&sample.get(&key).await.unwrap()).unwrap();
+        assert!(
+            new.next_inode > sample.small.0 && new.next_pack.writer() >= right.next_pack.writer()
+        );
+    }
+    sample.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lost_its_name_is_found_under_lost_and_found() {
+    let sample = Sample::new().await;
+    let (small, dir) = (sample.entry(sample.small).await.0, sample.entry(sample.dir).await.0);
+    let found = sample.mended(vec![(small, None), (dir, None)]).await;
+    assert_found!(&found, Problem::Unreachable { .. });
+    let fs = sample.volume.mount().await;
+    let lost = lookup(&fs, ROOT, "lost+found").await.unwrap().inode;
+    let file = lookup(&fs, lost, &format!("#{}", sample.small)).await.unwrap();
+    assert_eq!(read_all(&fs, file.inode).await[..6], *b"inline");
+    let dir = lookup(&fs, lost, &format!("#{}", sample.dir)).await.unwrap();
+    assert_eq!(dir.record.parent, lost);
+    let sub = lookup(&fs, dir.inode, "sub").await.unwrap().inode;
+    assert_eq!(lookup(&fs, sub, "big").await.unwrap().inode, sample.big);
+    fs.close().await.unwrap();
+    let wanted = BTreeSet::from([sample.small, sample.sub]);
+    let paths = paths(&sample.volume.meta.follow(), &wanted).await.unwrap();
+    assert_eq!(paths[&sample.sub], format!("/lost+found/#{}/sub", sample.dir));
+    assert_eq!(paths[&sample.small], format!("/lost+found/#{}", sample.small));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_without_its_inode_keeps_its_content_its_names_and_attributes() {
+    let sample = Sample::new().await;
+    let xattr = Key::xattr(sample.small, b"user.tag");
+    for inode in [sample.big, sample.small] {
+        let found = sample.mended(vec![(Key::inode(inode), None)]).await;
+        assert_found!(&found, Problem::MissingFile { .. });
+        let only = |problem: &Problem| {
+            matches!(problem, Problem::MissingFile { .. } | Problem::WrongCounter { .. })
+        };
+        assert!(found.iter().all(only), "{found:#?}");
+        assert_eq!(sample.inode(inode).await.permissions, 0o600);
+    }
+    assert!(sample.get(&xattr).await.is_some());
+    sample.assert_whole().await;
+
+    let entry = sample.entry(sample.small).await.0;
+    let found = sample.mended(vec![(Key::inode(sample.small), None), (entry, None)]).await;
+    assert_found!(&found, Problem::MissingFile { .. });
+    let fs = sample.volume.mount().await;
+    let lost = lookup(&fs, ROOT, "lost+found").await.unwrap().inode;
+    let file = lookup(&fs, lost, &format!("#{}", sample.small)).await.unwrap();
+    assert_eq!(read_all(&fs, file.inode).await[..6], *b"inline");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_missing_inode_without_content_left_behind_is_removed() {
+    for left_of_page in [None, Some(vec![9])] {
+        let sample = Sample::new().await;
+        let (inode, page) = (Key::inode(sample.small), Key::page(sample.small, 0));
+        let changes = vec![(inode, None), (page, left_of_page)];
+        let found = sample.mended(changes).await;
+        assert_found!(&found, Problem::DanglingEntry { .. });
+        assert_found!(&found, Problem::StrayXattr { .. });
+        let fs = sample.volume.mount().await;
+        let dir = lookup(&fs, ROOT, "dir").await.unwrap().inode;
+        assert_eq!(list(&fs, dir).await, [".", "..", "sub"]);
+        assert_eq!(read_all(&fs, sample.big).await, big_content());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_kind_and_content_contradict_each_other_nothing_is_thrown_away() {
+    let sample = Sample::new().await;
+    let record = sample.inode(sample.big).await;
+    let wrong = InodeRecord { kind: FileKind::Directory, nlink: 2, parent: sample.sub, ..record };
+    let found = sample.left(put_inode(sample.big, &wrong)).await;
+    assert_found!(&found, Problem::StrayPage { .. });
+    assert!(sample.get(&Key::page(sample.big, 0)).await.is_some());
+    assert_eq!(sample.inode(sample.big).await.size, 300_000);
+
+    let sample = Sample::new().await;
+    let record = sample.inode(sample.dir).await;
+    let wrong = InodeRecord { kind: FileKind::Fifo, ..record.clone() };
+    let found = sample.left(put_inode(sample.dir, &wrong)).await;
+    assert_found!(&found, Problem::WrongFields { .. });
+    assert!(sample.get(&sample.entry(sample.sub).await.0).await.is_some());
+    let (kind, parent) = (FileKind::Directory, ROOT);
+    sample.mended(put_inode(sample.dir, &InodeRecord { kind, parent, ..record })).await;
+    sample.assert_whole().await;
+
+    let sample = Sample::new().await;
+    let record = sample.inode(sample.small).await;
+    let wrong = InodeRecord { target: b"dir/sub"[..].into(), ..record };
+    let found = sample.left(put_inode(sample.small, &wrong)).await;
+    assert_found!(&found, Problem::WrongFields { .. });
+    assert_eq!(sample.inode(sample.small).await.target, wrong.target);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fields_that_mean_nothing_for_an_inodes_kind_are_cleared() {
+    let sample = Sample::new().await;
+    let record = sample.inode(sample.sub).await;
+    let wrong = InodeRecord { size: 7, allocated: 7, ..record };
+    let found = sample.mended(put_inode(sample.sub, &wrong)).await;
+    assert_found!(&found, Problem::WrongFields { .. });
+    let record = sample.inode(sample.big).await;
+    let wrong = InodeRecord { parent: ROOT, entries: 3, ..record };
+    assert_found!(&sample.mended(put_inode(sample.big, &wrong)).await, Problem::WrongFields { .. });
+    sample.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_led_back_is_not_lost_to_what_else_is_removed_there() {
+    let sample = Sample::new().await;
+    let (key, entry) = sample.entry(sample.small).await;
+    let tombstone = DirEntry { target: None, chained: false, name: Box::default() };
+    for at_its_place in [tombstone.encode(), vec![0xff]] {
+        let moved = Key::entry(sample.dir, 12_345);
+        let changes: Changes =
+            vec![(key.clone(), Some(at_its_place)), (moved, Some(entry.encode()))];
+        assert_found!(&sample.mended(changes).await, Problem::MisplacedEntry { .. });
+        sample.assert_whole().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_without_its_inode_keeps_its_names() {
+    let sample = Sample::new().await;
+    let found = sample.mended(vec![(Key::inode(sample.sub), None)]).await;
+    assert_found!(&found, Problem::MissingDirectory { entries: 1, .. });
+    sample.assert_whole().await;
+    let found = sample.mended(vec![(Key::inode(ROOT), None)]).await;
+    assert_found!(&found, Problem::MissingDirectory { inode: ROOT, .. });
+    let fs = sample.volume.mount().await;
+    assert!(lookup(&fs, ROOT, "dir").await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_are_set_and_removed() {
+    let sample = Sample::new().await;
+    let mark = Some(vec![1]);
+    let none = Inode(999);
+    let found = sample.mended(vec![(Key::inline(sample.small, 0), None)]).await;
+    assert_eq!(found, [Problem::UnmarkedInline { inode: sample.small, page: 0 }]);
+    let stray: Changes = vec![
+        (Key::inline(sample.big, 0), mark.clone()),
+        (Key::inline(none, 3), mark.clone()),
+        (Key::orphan(none), mark.clone()),
+        (Key::orphan(sample.big), mark.clone()),
+        (Key::xattr(none, b"user.x"), mark.clone()),
+        (Key::reference(PackNumber(77), none, crate::base::BlockIndex(1)), mark.clone()),
+        (Key::unswept(PackNumber(5 << 40)), Some(vec![2])),
+        (Key::page(sample.big, 9), Some(vec![1, 0])),
+        (Key::page(sample.dir, 0), Some(vec![1, 0])),
+    ];
+    let count = stray.len();
+    // The numbers of inodes that are named must be below the next one.
+    let found = sample.mended(stray).await;
+    assert!(found.len() >= count, "{found:#?}");
+    sample.assert_whole().await;
+    let record = sample.inode(sample.small).await;
+    let mut orphan = put_inode(sample.small, &InodeRecord { nlink: 0, ..record });
+    orphan.push((sample.entry(sample.small).await.0, None));
+    let found = sample.mended(orphan).await;
+    assert_found!(&found, Problem::UnmarkedOrphan { .. });
+    assert!(sample.get(&Key::orphan(sample.small)).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_led_back_to_their_places() {
+    let sample = Sample::new().await;
+    let (key, entry) = sample.entry(sample.small).await;
+    let misplaced = Key::entry(sample.dir, 12_345);
+    let moved: Changes = vec![(key.clone(), None), (misplaced, Some(entry.encode()))];
+    assert_found!(&sample.mended(moved).await, Problem::MisplacedEntry { .. });
+    let wrong = DirEntry { target: Some((sample.small, FileKind::Fifo)), ..entry.clone() };
+    let found = sample.mended(vec![(key.clone(), Some(wrong.encode()))]).await;
+    assert_found!(&found, Problem::WrongType { .. });
+
+    let place = Key::number(key.as_bytes(), 1).unwrap();
+    let chained = DirEntry { chained: true, ..entry.clone() };
+    let twice: Changes = vec![
+        (key.clone(), Some(chained.encode())),
+        (Key::entry(sample.dir, place + 1), Some(entry.encode())),
+    ];
+    assert_found!(&sample.mended(twice).await, Problem::DoubleEntry { .. });
+    let tombstone = DirEntry { target: None, chained: false, name: Box::default() };
+    let loose = vec![(Key::entry(sample.dir, 99), Some(tombstone.encode()))];
+    assert_found!(&sample.mended(loose).await, Problem::LooseTombstone { .. });
+    let stray = vec![(Key::entry(sample.big, 99), Some(entry.encode()))];
+    assert_found!(&sample.mended(stray).await, Problem::EntryOfNoDirectory { .. });
+    sample.assert_whole().await;
+
+    let impossible = DirEntry { name: b"a/b"[..].into(), ..entry };
+    let found = sample.mended(vec![(key.clone(), Some(impossible.encode()))]).await;
+    assert_found!(&found, Problem::ImpossibleName { .. });
+    let fs = sample.volume.mount().await;
+    let lost = lookup(&fs, ROOT, "lost+found").await.unwrap().inode;
+    assert!(lookup(&fs, lost, &format!("#{}", sample.small)).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_does_not_decode_costs_its_name_alone() {
+    let sample = Sample::new().await;
+    let (key, _) = sample.entry(sample.small).await;
+    let found = sample.mended(vec![(key, Some(vec![0xff]))]).await;
+    assert_found!(&found, Problem::DamagedEntry { .. });
+    let fs = sample.volume.mount().await;
+    let dir = lookup(&fs, ROOT, "dir").await.unwrap().inode;
+    assert_eq!(list(&fs, dir).await, [".", "..", "sub"]);
+    let lost = lookup(&fs, ROOT, "lost+found").await.unwrap().inode;
+    assert!(lookup(&fs, lost, &format!("#{}", sample.small)).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rings_and_second_names_of_directories_are_undone() {
+    let sample = Sample::new().await;
+    let (key, entry) = sample.entry(sample.dir).await;
+    let inside = Key::entry(sample.sub, Key::number(key.as_bytes(), 1).unwrap());
+    let second: Changes = vec![(inside.clone(), Some(entry.encode()))];
+    assert_found!(&sample.mended(second).await, Problem::SecondName { .. });
+    sample.assert_whole().await;
+    let ring: Changes = vec![(key, None), (inside, Some(entry.encode()))];
+    assert_found!(&sample.mended(ring).await, Problem::Ring { .. });
+    let fs = sample.volume.mount().await;
+    let lost = lookup(&fs, ROOT, "lost+found").await.unwrap().inode;
+    assert_eq!(list(&fs, lost).await.len(), 3);
+    assert_eq!(lookup(&fs, ROOT, "again").await.unwrap().inode, sample.big);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_packs_come_back_out_of_the_packs() {
+    let sample = Sample::new().await;
+    let (pack, record) = sample.pack().await;
+    let key = Key::pack(pack);
+    assert_found!(&sample.mended(vec![(key.clone(), None)]).await, Problem::UnknownPack { .. });
+    let (_, rebuilt) = sample.pack().await;
+    assert_eq!(PackRecord { birth: record.birth, ..rebuilt }, record);
+    let garbled = vec![(key.clone(), Some(b"?".to_vec()))];
+    assert_found!(&sample.mended(garbled).await, Problem::LostPack { .. });
+    let freed = FreedRecord { epoch: record.epoch, size: record.size, freed: 1 };
+    let freed = (Key::freed(CommitNumber(1), pack), Some(freed.encode()));
+    for record in [None, Some(record.encode())] {
+        let changes = vec![(key.clone(), record), freed.clone()];
+        assert_found!(&sample.mended(changes).await, Problem::FreedInUse { .. });
+    }
+    sample.assert_whole().await;
+
+    sample.volume.store.delete(&sample.volume.context.path(pack)).await.unwrap();
+    let left = sample.left(vec![(key, None)]).await;
+    let unreadable = Problem::UnknownPack { inode: sample.big, from: 0, to: 300_000, pack };
+    assert!(left.contains(&unreadable), "{left:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_page_is_told_by_its_bytes_and_frees_nothing() {
+    let sample = Sample::new().await;
+    let (pack, record) = sample.pack().await;
+    let left = sample.left(vec![(Key::page(sample.big, 0), Some(vec![9]))]).await;
+    assert_eq!(left.len(), 1, "{left:#?}");
+    let to = 128 * sample.volume.block_size.bytes();
+    assert!(
+        matches!(left[0], Problem::DamagedPage { inode, from: 0, to: end, .. } if inode == sample.big && end == to)
+    );
+    assert_eq!(sample.pack().await, (pack, record));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_page_is_told_and_frees_nothing_until_the_file_is_removed() {
+    let sample = Sample::new().await;
+    let packs = sample.all(KeyKind::Pack).await;
+    let mark = Problem::StrayInlineMark { inode: sample.small, page: 0 };
+    let small = Problem::MissingContent { inode: sample.small, bytes: 6 + 4096 };
+    let left = sample.left(vec![(Key::page(sample.small, 0), None)]).await;
+    assert_eq!(left, [mark.clone(), small.clone()]);
+    let big = Problem::MissingContent { inode: sample.big, bytes: 300_000 };
+    let left = sample.left(vec![(Key::page(sample.big, 0), None)]).await;
+    assert_eq!(left.len(), 3, "{left:#?}");
+    assert!(left.contains(&mark) && left.contains(&small) && left.contains(&big));
+    assert_eq!(sample.all(KeyKind::Pack).await, packs);
+
+    let fs = sample.volume.mount().await;
+    fs.unlink(ROOT, b"again").wait().await.unwrap();
+    fs.unlink(sample.sub, b"big").wait().await.unwrap();
+    fs.unlink(sample.dir, b"small").wait().await.unwrap();
+    fs.close().await.unwrap();
+    assert_found!(&sample.mended(Vec::new()).await, Problem::WrongLive { found: 0, .. });
+    assert_eq!(sample.all(KeyKind::Pack).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_behind_the_end_is_shown_again() {
+    let sample = Sample::new().await;
+    let record = sample.inode(sample.big).await;
+    let found = sample.mended(put_inode(sample.big, &InodeRecord { size: 5000, ..record })).await;
+    assert_eq!(found, [Problem::BeyondEnd { inode: sample.big, size: 5000, end: 300_000 }]);
+    sample.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_understood_is_left_alone() {
+    let sample = Sample::new().await;
+    let unknown = Key::from_bytes(b"Znew");
+    let inode = Key::inode(sample.small);
+    let changes = vec![(unknown.clone(), Some(vec![1])), (inode.clone(), Some(vec![77]))];
+    let left = sample.left(changes).await;
+    assert_eq!(left.len(), 2, "{left:#?}");
+    assert!(sample.get(&unknown).await.is_some());
+    assert_eq!(sample.get(&inode).await.unwrap(), vec![77]);
+    let (entry, _) = sample.entry(sample.small).await;
+    assert!(sample.get(&entry).await.is_some());
+}
+
+/// What must be as before whatever else was damaged: block maps, and what inodes say of content.
+fn kept(all: &[Record], hit: &BTreeSet<Bytes>) -> Vec<(Bytes, String)> {
+    let is_hit = |key: &Key| hit.contains(key.as_bytes());
+    let mut kept = Vec::new();
+    for (key, value) in all.iter().filter(|(key, _)| !hit.contains(key)) {
+        if key[0] == b'B' {
+            kept.push((key.clone(), format!("{value:?}")));
+        } else if key[0] == b'I' {
+            let record = InodeRecord::decode(value).unwrap();
+            let inode = Inode(Key::number(key, 0).unwrap());
+            // A damaged block map may have an end that is not the file's.
+            let size = (!is_hit(&Key::page(inode, 0))).then_some(record.size);
+            let InodeRecord { kind, permissions, uid, mtime, target, .. } = record;
+            let facts = (kind, permissions, uid, mtime, target, size);
+            kept.push((key.clone(), format!("{facts:?}")));
+        }
+    }
+    kept
+}
+
+/// Damages some records at random, mends, and mends again.
+async fn random_damage(damages: Vec<(prop::sample::Index, Option<(prop::sample::Index, u8)>)>) {
+    let sample = Sample::new().await;
+    let everything = async || sample.volume.meta.follow().scan(&[0], &[0xff], 1000).await.unwrap();
+    let all = everything().await;
+    let (mut changes, mut hit) = (Vec::new(), BTreeSet::new());
+    for (which, flip) in damages {
+        let (key, value) = which.get(&all);
+        let value = flip.map(|(at, bits)| {
+            let mut value = value.to_vec();
+            let at = at.index(value.len());
+            value[at] ^= bits;
+            value
+        });
+        hit.insert(key.clone());
+        changes.push((Key::from_bytes(key), value));
+    }
+    sample.apply(changes).await;
+    let first = sample.repair().await.after;
+    let after = everything().await;
+    let wanted = kept(&all, &hit);
+    let keys: BTreeSet<_> = wanted.iter().map(|(key, _)| key.clone()).collect();
+    let after: Vec<_> = after.into_iter().filter(|(key, _)| keys.contains(key)).collect();
+    assert_eq!(kept(&after, &hit), wanted);
+    let again = sample.repair().await;
+    assert_eq!(problems(&again.before), problems(&first));
+    assert_eq!(problems(&again.after), problems(&first));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_damage_is_mended_as_far_as_it_can_be_in_one_go(
+        damages in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::option::of((any::<prop::sample::Index>(), 1u8..))),
+            1..6,
+        )
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(random_damage(damages));
+    }
 }
