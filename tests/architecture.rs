@@ -56,11 +56,14 @@ const CRATES: &[(&str, &[&str])] = &[
     (
         "tokio",
         &[
-            "proofs/", "cli/", "daemon/", "fuse/", "gc/", "fs/", "data/", "meta/", "volume/",
-            "keys/", "store/",
+            "proofs/", "cli/", "daemon/", "fuse/", "gc/", "fs/", "check/", "data/", "meta/",
+            "volume/", "keys/", "store/",
         ],
     ),
-    ("serde_json", &["cli/", "daemon/", "volume/", "keys/", "store/", "format/", "crypto/tests/"]),
+    (
+        "serde_json",
+        &["cli/", "daemon/", "check/", "volume/", "keys/", "store/", "format/", "crypto/tests/"],
+    ),
     ("libc", &["daemon/", "config/", "fuse/", "data/", "keys/", "crypto/"]),
     ("lru", &["fs/", "data/", "store/"]),
     // Ciphers and keys.

@@ -1,9 +1,11 @@
-//! Checks that a volume is what it says: its records against each other (`fsck`).
+//! Checks that a volume is what it says: its records against each other (`fsck`), its packs byte by
+//! byte (`scrub`).
 //!
 //! ```text
 //! fsck    I, P, F, X, O, R, U --> tables: some bytes an inode, a pack
 //!         L, B (block maps), D (names) --> counted against the tables --> findings, with repairs
 //! repair  findings of the lowest stage --> batches --> check again, until nothing is left to mend
+//! scrub   every object, every record --> faulty packs --> block maps --> files, byte ranges
 //! ```
 //!
 //! Invariants: a check reads each record once and changes nothing; a repair takes away only what
@@ -20,6 +22,7 @@ mod paths;
 mod problem;
 mod repair;
 mod report;
+mod scrub;
 mod sums;
 mod tables;
 mod tree;
@@ -42,6 +45,10 @@ pub use paths::paths;
 pub use problem::Problem;
 pub use repair::{Bucket, Means, Mended, repair};
 pub use report::{Fields, Finding, Repair, Report};
+pub use scrub::{
+    DamagedFile, DamagedObject, Fault, FaultyPack, Objects, Progress, ScrubOptions, Scrubbed,
+    scrub, scrub_metadata,
+};
 
 /// No volume comes to have had more inodes or commits: a mount refuses higher numbers.
 const NUMBER_MAX: u64 = u64::MAX / 2;

@@ -9,5 +9,6 @@ mod names;
 mod outage;
 mod quota;
 mod robust;
+mod scrub;
 mod seek;
 pub(crate) mod support;

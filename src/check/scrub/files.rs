@@ -1,0 +1,146 @@
+//! From faulty packs to the files and byte ranges that cannot be read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::trial::Trial;
+use super::{Fault, FaultyPack};
+use crate::base::{Inode, PackNumber};
+use crate::check::cursor::Cursor;
+use crate::check::{Bucket, CheckError, Facts, paths};
+use crate::data::{self, ChunkRef, DataError};
+use crate::format::{Fragment, Key, KeyKind, PAGE_BLOCKS, PackRecord, Page};
+
+/// Faulty packs that are in memory at once; each further one costs another look at all block maps.
+const PACKS_AT_ONCE: usize = 8;
+
+/// A file that cannot be read whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedFile {
+    /// Its inode.
+    pub inode: Inode,
+    /// Its path, if it has a name.
+    pub path: Option<String>,
+    /// The bytes that cannot be read.
+    pub ranges: Vec<Range<u64>>,
+}
+
+/// A faulty pack, as far as it is there.
+struct Suspect {
+    record: PackRecord,
+    /// `None` if nothing of it can be read.
+    object: Option<Bytes>,
+    /// Content of the chunks that were tried: its length, if they are whole.
+    tried: HashMap<ChunkRef, Option<u64>>,
+}
+
+/// The files that show something of `faulty` that cannot be read. None, if what is damaged is not
+/// shown any more.
+pub(super) async fn damaged(
+    trial: &Trial<'_>,
+    facts: &Facts,
+    faulty: &mut Vec<FaultyPack>,
+) -> Result<Vec<DamagedFile>, CheckError> {
+    let mut there = Vec::new();
+    for faulty in faulty.iter() {
+        // What was compacted since is no fault any more.
+        if trial.record(PackNumber(faulty.pack)).await?.is_some() {
+            there.push(faulty.clone());
+        }
+    }
+    *faulty = there;
+    let mut files: BTreeMap<Inode, Vec<Range<u64>>> = BTreeMap::new();
+    // Those that are gone take no memory: all of them at once.
+    let (gone, there): (Vec<_>, Vec<_>) =
+        faulty.iter().partition(|faulty| faulty.faults.contains(&Fault::Missing));
+    for faulty in std::iter::once(gone.as_slice()).chain(there.chunks(PACKS_AT_ONCE)) {
+        let mut suspects = HashMap::new();
+        for faulty in faulty {
+            let pack = PackNumber(faulty.pack);
+            if let Some(suspect) = suspect(trial, pack).await? {
+                suspects.insert(pack, suspect);
+            }
+        }
+        if !suspects.is_empty() {
+            search(trial, facts, &mut suspects, &mut files).await?;
+        }
+    }
+    let inodes: BTreeSet<_> = files.keys().copied().collect();
+    let mut paths =
+        if inodes.is_empty() { BTreeMap::new() } else { paths(trial.meta, &inodes).await? };
+    let file = |(inode, mut ranges): (Inode, Vec<Range<u64>>)| {
+        ranges.sort_by_key(|range| range.start);
+        let mut merged: Vec<Range<u64>> = Vec::new();
+        for range in ranges {
+            extend(&mut merged, range);
+        }
+        DamagedFile { inode, path: paths.remove(&inode), ranges: merged }
+    };
+    Ok(files.into_iter().map(file).collect())
+}
+
+async fn suspect(trial: &Trial<'_>, pack: PackNumber) -> Result<Option<Suspect>, CheckError> {
+    let Some(record) = trial.record(pack).await? else { return Ok(None) };
+    trial.rate.wait(record.size).await;
+    let bucket = trial.bucket;
+    let object = match data::read_whole(&bucket.store, &bucket.packs, pack, record.size).await {
+        Ok((object, _)) => Some(object),
+        Err(DataError::Missing { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(Suspect { record, object, tried: HashMap::new() }))
+}
+
+async fn search(
+    trial: &Trial<'_>,
+    facts: &Facts,
+    suspects: &mut HashMap<PackNumber, Suspect>,
+    files: &mut BTreeMap<Inode, Vec<Range<u64>>>,
+) -> Result<(), CheckError> {
+    let block_bytes = facts.block_size.bytes();
+    let mut cursor = Cursor::of(trial.meta, KeyKind::Page);
+    while let Some((key, value)) = cursor.next().await? {
+        let (Some([inode, number]), Ok(page)) = (Key::numbers(&key), Page::decode(&value)) else {
+            continue;
+        };
+        for (slot, fragments) in page.blocks() {
+            let block = number.saturating_mul(PAGE_BLOCKS).saturating_add(u64::from(slot));
+            let start = block.saturating_mul(block_bytes);
+            for fragment in fragments {
+                let Some((pack, _)) = fragment.pack_use() else { continue };
+                let Some(suspect) = suspects.get_mut(&pack) else { continue };
+                if !suspect.reads(trial.bucket, fragment) {
+                    let from = start.saturating_add(u64::from(fragment.at));
+                    let to = from.saturating_add(u64::from(fragment.len));
+                    extend(files.entry(Inode(inode)).or_default(), from..to);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Suspect {
+    /// Whether a fragment can be read.
+    fn reads(&mut self, bucket: &Bucket, fragment: &Fragment) -> bool {
+        let Some((chunk, skip)) = ChunkRef::from_place(&fragment.place) else { return true };
+        let Some(object) = &self.object else { return false };
+        let record = &self.record;
+        let len = *self.tried.entry(chunk).or_insert_with(|| {
+            bucket.packs.try_pack(chunk.pack, record, object).ok()?.content_len(&chunk)
+        });
+        len.is_some_and(|len| u64::from(skip) + u64::from(fragment.len) <= len)
+    }
+}
+
+/// Adds a range, to the last one if it goes on there.
+fn extend(ranges: &mut Vec<Range<u64>>, range: Range<u64>) {
+    match ranges.last_mut() {
+        Some(last) if last.end >= range.start && last.start <= range.start => {
+            last.end = last.end.max(range.end);
+        }
+        _ => ranges.push(range),
+    }
+}
