@@ -24,6 +24,10 @@ pub enum Exit {
     Usage = 2,
     /// The configuration is wrong, or the keyfile that it names.
     Config = 3,
+    /// `fsck` found what it did not mend, or `scrub` found damage.
+    Uncorrected = 4,
+    /// `fsck` could not check.
+    NotChecked = 8,
     /// There is no volume, or no bucket.
     NoVolume = 10,
     /// Another writer holds the volume.
@@ -45,6 +49,8 @@ Exit codes:
    1  failure
    2  wrong command line
    3  wrong configuration, or unusable keyfile
+   4  fsck: problems are left (1: all were mended); scrub: damage was found
+   8  fsck: the check could not be done
   10  no such volume or bucket
   11  locked by another writer
   12  wrong key
@@ -126,6 +132,7 @@ fn daemon_exit(error: &DaemonError) -> Exit {
         DaemonError::Lease { source, .. } => lease_exit(source),
         DaemonError::Meta { source, .. } => meta_exit(source),
         DaemonError::Fs(error) => fs_exit(error),
+        DaemonError::Check(error) => kind_exit(error.kind()),
         DaemonError::Fuse(error) => fuse_exit(error),
         DaemonError::AlreadyMounted { .. } => Exit::Mountpoint,
         DaemonError::Data(_)
@@ -255,6 +262,8 @@ mod tests {
             Exit::Failure,
             Exit::Usage,
             Exit::Config,
+            Exit::Uncorrected,
+            Exit::NotChecked,
             Exit::NoVolume,
             Exit::Locked,
             Exit::WrongKey,

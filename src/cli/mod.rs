@@ -12,6 +12,7 @@ mod demo;
 mod doctor;
 mod exit;
 mod flush;
+mod fsck;
 mod gc;
 mod helper;
 mod init;
@@ -19,6 +20,7 @@ mod key;
 mod mount;
 mod options;
 mod progress;
+mod scrub;
 mod shell;
 mod status;
 mod target;
@@ -52,6 +54,8 @@ enum Command {
     Status(status::Args),
     Gc(gc::Args),
     Key(key::Args),
+    Fsck(fsck::Args),
+    Scrub(scrub::Args),
     Doctor(doctor::Args),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
@@ -87,6 +91,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args),
         Command::Gc(args) => gc::run(&args),
         Command::Key(args) => key::run(args),
+        Command::Fsck(args) => fsck::run(&args),
+        Command::Scrub(args) => scrub::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => shell::completions::<Cli>(&args),
         Command::Man(args) => shell::man::<Cli>(&args),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, target};
+use crate::check::Progress;
 use crate::daemon::{Entry, Request, Response};
 
 /// How often the daemon is asked how far it is.
@@ -47,4 +48,40 @@ pub(super) fn ask_with_progress(
     waiting.join().unwrap_or_else(|_| {
         Err(Failure::new(super::Exit::Failure, "the wait for the daemon broke; see `lidfs status`"))
     })
+}
+
+/// How far a scrub is, on a terminal.
+pub(super) struct ScrubBar(Option<ProgressBar>);
+
+impl ScrubBar {
+    /// Shows nothing where nobody looks.
+    pub(super) fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            let template = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left{msg}";
+            bar.set_style(
+                ProgressStyle::with_template(template)
+                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            bar
+        });
+        Self(bar)
+    }
+
+    /// So far it is.
+    pub(super) fn show(&self, progress: Progress) {
+        let Some(bar) = &self.0 else { return };
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes);
+        if progress.faulty > 0 {
+            bar.set_message(format!(", {} objects with faults", progress.faulty));
+        }
+    }
+
+    /// Takes it away.
+    pub(super) fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
 }

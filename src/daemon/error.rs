@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::base::ErrorKind;
+use crate::check::CheckError;
 use crate::config::ConfigError;
 use crate::data::DataError;
 use crate::fs::FsError;
@@ -64,6 +65,9 @@ pub enum DaemonError {
     /// Its content cannot be read or written.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A check did not come to its end.
+    #[error(transparent)]
+    Check(#[from] CheckError),
     /// The file system did not open or close.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -117,6 +121,7 @@ impl DaemonError {
             Self::Lease { source, .. } => source.kind(),
             Self::Meta { source, .. } => source.kind(),
             Self::Data(error) => error.kind(),
+            Self::Check(error) => error.kind(),
             Self::Fs(error) => error.kind(),
             Self::Fuse(error) => error.kind(),
             Self::AlreadyMounted { .. } => ErrorKind::Conflict,

@@ -14,6 +14,7 @@
 
 mod assemble;
 mod background;
+mod check;
 mod control;
 mod error;
 mod finish;
@@ -31,6 +32,7 @@ mod status;
 mod system;
 
 pub use background::{Answer, Side, Starting, detach};
+pub use check::{Checked, check, mend, scrub};
 pub use control::{Request, Response, ask};
 pub use error::DaemonError;
 pub use open::{Storage, create, open_storage, open_volume};

@@ -36,7 +36,8 @@ pub const LEASE_AGE_MAX: Duration = Duration::from_secs(90);
 const LEASE_BYTES_MAX: u64 = 64 * KIB;
 /// How often a write starts over because somebody else was faster.
 const ATTEMPTS_MAX: usize = 8;
-const LEASE_NAME: &str = "lease";
+/// Name of the lease below the volume's prefix.
+pub const LEASE_NAME: &str = "lease";
 
 /// What the object says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

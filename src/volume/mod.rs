@@ -37,7 +37,7 @@ mod root;
 
 pub use error::VolumeError;
 pub use holder::Holder;
-pub use lease::{HEARTBEAT_INTERVAL, LEASE_AGE_MAX, Lease, LeaseError, LeaseSite};
+pub use lease::{HEARTBEAT_INTERVAL, LEASE_AGE_MAX, LEASE_NAME, Lease, LeaseError, LeaseSite};
 pub use object::ObjectError;
 pub use opened::{HEADER_NAME, SlotInfo, Volume};
 pub use pin::{FreshnessPins, Pin, PinError};

@@ -1,0 +1,177 @@
+//! `lidfs fsck`: exit codes as fsck(8) has them.
+
+use serde::Serialize;
+
+use super::init::runtime;
+use super::options::ConfigArgs;
+use super::{Exit, Failure};
+use crate::check::{Finding, Report};
+use crate::daemon::{self, Checked};
+use crate::keys::Purpose;
+
+/// Check the metadata of a volume, and mend it if asked to
+///
+/// Names, inodes, links, block maps, packs and counters are compared with each other. Without --repair
+/// nothing is changed, and the volume may be mounted: what is in the bucket is checked. Exit codes are
+/// those of fsck(8): 0, clean; 1, everything found was mended; 4, problems are left; 8, the check could
+/// not be done.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The volume: s3://bucket/prefix or file:///absolute/dir; default: the config's
+    #[arg(value_name = "URL")]
+    volume: Option<String>,
+    /// Mend what can be mended safely; the volume must not be mounted read-write
+    #[arg(long)]
+    repair: bool,
+    /// With --repair: take a volume over that another process has mounted read-write; that mount turns
+    /// read-only
+    #[arg(long, requires = "repair")]
+    takeover: bool,
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed with `--json`.
+#[derive(Debug, Serialize)]
+struct Json {
+    records: u64,
+    found: u64,
+    left: u64,
+    problems: Vec<Line>,
+}
+
+/// One problem.
+#[derive(Debug, Serialize)]
+struct Line {
+    problem: String,
+    inode: Option<u64>,
+    path: Option<String>,
+    repairable: bool,
+    left: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    // Where a check could not be done, fsck(8) has one code for all reasons.
+    let checked = check(args)
+        .map_err(|failure| Failure { exit: Exit::NotChecked, message: failure.message })?;
+    let (found, left) = (count(&checked.before), checked.after.as_ref().map(count));
+    if args.json {
+        let text = serde_json::to_string_pretty(&json(&checked))
+            .map_err(|error| Failure::of(Exit::NotChecked, &error))?;
+        println!("{text}");
+    } else {
+        print(&checked);
+    }
+    verdict(found, left)
+}
+
+fn check(args: &Args) -> Result<Checked, Failure> {
+    let resolved = args.config.resolve_without_mount(args.volume.as_deref())?;
+    let secret = resolved.key_source()?.secret(Purpose::Unlock)?;
+    let config = &resolved.config;
+    let checked = runtime()?.block_on(async {
+        if args.repair {
+            daemon::mend(config, &secret, args.takeover).await
+        } else {
+            daemon::check(config, &secret).await
+        }
+    })?;
+    Ok(checked)
+}
+
+fn count(report: &Report) -> u64 {
+    report.findings.len() as u64 + report.more
+}
+
+/// Code and last line. `left` is `None` if nothing was to be mended.
+fn verdict(found: u64, left: Option<u64>) -> Result<(), Failure> {
+    match (found, left) {
+        (0, _) => Ok(()),
+        (_, Some(0)) => {
+            Err(Failure::new(Exit::Failure, format!("problems found: {found}, all mended")))
+        }
+        (_, Some(left)) => Err(Failure::new(
+            Exit::Uncorrected,
+            format!(
+                "problems found: {found}, left: {left}; what they say to restore, restore from a copy"
+            ),
+        )),
+        (_, None) => Err(Failure::new(
+            Exit::Uncorrected,
+            format!("problems found: {found}; unmount the volume and run `lidfs fsck --repair`"),
+        )),
+    }
+}
+
+fn print(checked: &Checked) {
+    let Checked { before, after, paths } = checked;
+    let mended = |finding: &Finding| {
+        after
+            .as_ref()
+            .is_some_and(|after| !after.findings.iter().any(|f| f.problem == finding.problem))
+    };
+    for (line, finding) in before.lines(paths).iter().zip(&before.findings) {
+        let note = match (&finding.repair, after) {
+            _ if mended(finding) => " [mended]",
+            (None, _) => " [cannot be mended]",
+            (Some(_), Some(_)) => " [not mended]",
+            (Some(_), None) => "",
+        };
+        println!("{line}{note}");
+    }
+    let shown = |finding: &Finding| before.findings.contains(finding);
+    if let Some(after) = after {
+        let lines = after.lines(paths);
+        let new = lines.iter().zip(&after.findings).filter(|(_, finding)| !shown(finding));
+        new.for_each(|(line, _)| println!("{line} [left]"));
+    }
+    if before.more > 0 {
+        println!("and {} more", before.more);
+    }
+    let counted = &before.counted;
+    println!(
+        "{} records checked: {} inodes, {} packs",
+        before.records, counted.inodes, counted.space.packs
+    );
+}
+
+fn json(checked: &Checked) -> Json {
+    let Checked { before, after, paths } = checked;
+    let last = after.as_ref().unwrap_or(before);
+    let line = |finding: &Finding| {
+        let inode = finding.problem.inode();
+        Line {
+            problem: finding.problem.to_string(),
+            inode: inode.map(|inode| inode.0),
+            path: inode.and_then(|inode| paths.get(&inode).cloned()),
+            repairable: finding.repair.is_some(),
+            left: last.findings.iter().any(|left| left.problem == finding.problem),
+        }
+    };
+    let new = last.findings.iter().filter(|finding| !before.findings.contains(finding));
+    Json {
+        records: before.records,
+        found: count(before),
+        left: count(last),
+        problems: before.findings.iter().chain(new).map(line).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_fsck() {
+        let code = |found, left| verdict(found, left).map_or_else(|f| f.exit.code(), |()| 0);
+        assert_eq!(code(0, None), 0);
+        assert_eq!(code(0, Some(0)), 0);
+        assert_eq!(code(3, Some(0)), 1);
+        assert_eq!(code(3, Some(1)), 4);
+        assert_eq!(code(3, None), 4);
+        assert_eq!(Exit::NotChecked.code(), 8);
+    }
+}

@@ -1,0 +1,200 @@
+//! `lidfs scrub`
+
+use serde::Serialize;
+
+use super::init::runtime;
+use super::options::ConfigArgs;
+use super::progress::ScrubBar;
+use super::{Exit, Failure};
+use crate::check::{DamagedFile, DamagedObject, FaultyPack, Scrubbed};
+use crate::config::Size;
+use crate::daemon;
+use crate::keys::Purpose;
+
+/// Fetch and authenticate every byte of a volume
+///
+/// Header, keys, all objects of the metadata, all packs. Damaged files are listed with the byte ranges
+/// that cannot be read. Changes nothing, and works beside a mount. What is interrupted goes on where it
+/// was. Exit code 4: damage was found.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The volume: s3://bucket/prefix or file:///absolute/dir; default: the config's
+    #[arg(value_name = "URL")]
+    volume: Option<String>,
+    /// Bytes to fetch a second at most, such as "20 MiB"; default: as fast as possible
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
+    rate: Option<Size>,
+    /// Begin anew instead of where the last scrub was interrupted
+    #[arg(long)]
+    restart: bool,
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed with `--json`.
+#[derive(Debug, Serialize)]
+struct Json<'a> {
+    metadata_objects: u64,
+    damaged_objects: Vec<JsonObject<'a>>,
+    records: u64,
+    packs: u64,
+    bytes: u64,
+    resumed: bool,
+    metadata: &'a Option<String>,
+    faulty_packs: &'a [FaultyPack],
+    damaged_files: Vec<JsonFile<'a>>,
+}
+
+/// One damaged object of the metadata.
+#[derive(Debug, Serialize)]
+struct JsonObject<'a> {
+    name: &'a str,
+    why: &'a str,
+}
+
+/// One damaged file.
+#[derive(Debug, Serialize)]
+struct JsonFile<'a> {
+    inode: u64,
+    path: &'a Option<String>,
+    /// First byte, and one past the last.
+    ranges: Vec<[u64; 2]>,
+}
+
+fn rate(text: &str) -> Result<Size, String> {
+    match text.parse() {
+        Ok(Size(0)) => Err("nothing would ever be fetched; leave it out for no limit".to_owned()),
+        other => other,
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let resolved = args.config.resolve_without_mount(args.volume.as_deref())?;
+    let secret = resolved.key_source()?.secret(Purpose::Unlock)?;
+    let bar = ScrubBar::new();
+    let rate = args.rate.as_ref().map(|rate| rate.0);
+    let show = |progress| bar.show(progress);
+    let work = daemon::scrub(&resolved.config, &secret, rate, args.restart, &show);
+    let found = runtime()?.block_on(work);
+    bar.end();
+    let found = found?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&json(&found))
+            .map_err(|error| Failure::of(Exit::Failure, &error))?;
+        println!("{text}");
+    } else {
+        print(&found);
+    }
+    verdict(&found)
+}
+
+/// Code and last line.
+fn verdict(found: &Scrubbed) -> Result<(), Failure> {
+    if found.is_clean() {
+        return Ok(());
+    }
+    let mut parts = Vec::new();
+    let mut count = |what: &str, number: usize| {
+        if number > 0 {
+            parts.push(format!("{what}: {number}"));
+        }
+    };
+    count("damaged objects of the metadata", found.objects.damaged.len());
+    count("packs with faults", found.faulty.len());
+    count("files that cannot be read whole", found.files.len());
+    if found.metadata.is_some() {
+        parts.push("not all metadata can be read".to_owned());
+    }
+    let advice = match (found.is_readable(), found.files.is_empty()) {
+        (false, _) => "restore those objects or the whole volume from a copy",
+        (true, false) => "restore those files from a copy",
+        (true, true) => "no file needs what is damaged",
+    };
+    Err(Failure::new(Exit::Uncorrected, format!("{}; {advice}", parts.join(", "))))
+}
+
+fn print(found: &Scrubbed) {
+    for DamagedObject { name, why } in &found.objects.damaged {
+        println!("{name}: {why}");
+    }
+    if let Some(metadata) = &found.metadata {
+        println!("{metadata}");
+    }
+    for FaultyPack { pack, faults } in &found.faulty {
+        for fault in faults {
+            println!("pack {pack}: {fault}");
+        }
+    }
+    for DamagedFile { inode, path, ranges } in &found.files {
+        let path = path.clone().unwrap_or_else(|| format!("inode {inode}, without a name"));
+        for range in ranges {
+            println!("{path}: bytes {} to {} cannot be read", range.start, range.end);
+        }
+    }
+    let resumed = if found.is_resumed { ", part of it before" } else { "" };
+    println!(
+        "{} objects of the metadata, {} records and {} packs ({}) read{resumed}",
+        found.objects.count,
+        found.records,
+        found.packs,
+        Size(found.bytes)
+    );
+}
+
+fn json(found: &Scrubbed) -> Json<'_> {
+    let objects = found.objects.damaged.iter();
+    Json {
+        metadata_objects: found.objects.count,
+        damaged_objects: objects
+            .map(|DamagedObject { name, why }| JsonObject { name, why })
+            .collect(),
+        records: found.records,
+        packs: found.packs,
+        bytes: found.bytes,
+        resumed: found.is_resumed,
+        metadata: &found.metadata,
+        faulty_packs: &found.faulty,
+        damaged_files: found
+            .files
+            .iter()
+            .map(|damaged| JsonFile {
+                inode: damaged.inode.0,
+                path: &damaged.path,
+                ranges: damaged.ranges.iter().map(|range| [range.start, range.end]).collect(),
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Fault;
+
+    #[test]
+    fn damage_ends_with_a_code_of_its_own_and_says_what_to_do() {
+        let said = |found: &Scrubbed| {
+            let failure = verdict(found).unwrap_err();
+            assert_eq!(failure.exit.code(), 4);
+            failure.message
+        };
+        let mut found = Scrubbed::default();
+        assert!(verdict(&found).is_ok());
+        found.faulty.push(FaultyPack { pack: 1, faults: vec![Fault::Header] });
+        assert_eq!(said(&found), "packs with faults: 1; no file needs what is damaged");
+        let inode = crate::base::Inode(2);
+        found.files.push(DamagedFile { inode, path: None, ranges: vec![0..1, 5..7] });
+        assert!(said(&found).ends_with("restore those files from a copy"));
+        found.metadata = Some("?".to_owned());
+        assert!(said(&found).contains("not all metadata can be read"));
+    }
+
+    #[test]
+    fn a_rate_is_a_size_that_is_not_nothing() {
+        assert_eq!(rate("20 MiB"), Ok(Size(20 << 20)));
+        assert!(rate("0").is_err() && rate("fast").is_err());
+    }
+}
