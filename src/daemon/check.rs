@@ -27,6 +27,9 @@ use crate::volume::{HEARTBEAT_INTERVAL, LEASE_NAME, Lease, LeaseError, LeaseSite
 /// A check looks at one state: it must not take longer, as old tables stay for a day.
 const ONE_STATE: Duration = Duration::from_hours(12);
 
+/// A reader that follows a writer is behind by less.
+const LAG: Duration = Duration::from_secs(15);
+
 /// What a check or a repair found.
 #[derive(Debug)]
 pub struct Checked {
@@ -171,7 +174,8 @@ pub async fn scrub(
         other => other?,
     }
     let state = config.state.directory()?.join("scrub").join(format!("{}.json", volume.id()));
-    let options = ScrubOptions { rate, state: Some(state), restart };
+    let location = storage.location.clone();
+    let options = ScrubOptions { rate, state: Some(state), location, lag: LAG, restart };
     let bucket = bucket(&storage, &volume);
     let found = check::scrub(&meta, &bucket, &facts(&volume), &options, progress).await?;
     // What was read is read.
@@ -319,7 +323,7 @@ mod tests {
         let lease = Lease::acquire(lease_site(&storage, &volume), "/mnt", false).await.unwrap();
         lease.release().await.unwrap();
         let at = dir.path().join("volume");
-        let scrub = async || scrub(&config, &slot.secret, None, false, &|_| {}).await;
+        let scrub = async || Box::pin(scrub(&config, &slot.secret, None, false, &|_| {})).await;
         let clean = scrub().await.unwrap();
         assert!(clean.is_clean(), "{clean:?}");
         let mut paths = objects(&at.join("meta"));

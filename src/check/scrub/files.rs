@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -41,8 +42,13 @@ struct Suspect {
 pub(super) async fn damaged(
     trial: &Trial<'_>,
     facts: &Facts,
+    lag: Duration,
     faulty: &mut Vec<FaultyPack>,
 ) -> Result<Vec<DamagedFile>, CheckError> {
+    if faulty.is_empty() {
+        return Ok(Vec::new());
+    }
+    tokio::time::sleep(lag).await;
     let mut there = Vec::new();
     for faulty in faulty.iter() {
         // What was compacted since is no fault any more.

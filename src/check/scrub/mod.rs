@@ -49,6 +49,10 @@ pub struct ScrubOptions {
     pub rate: Option<u64>,
     /// Where it is remembered how far a scrub came.
     pub state: Option<PathBuf>,
+    /// Where the volume is: what is remembered of a copy of it elsewhere does not count.
+    pub location: String,
+    /// By how much the records may be behind their writer: what is faulty is looked at again then.
+    pub lag: Duration,
     /// Begin anew, whatever is remembered.
     pub restart: bool,
 }
@@ -176,8 +180,8 @@ pub async fn scrub(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Scrubbed, CheckError> {
     let mut state = match &options.state {
-        Some(path) if !options.restart => State::load(path)?,
-        _ => State::default(),
+        Some(path) if !options.restart => State::load(path, &options.location)?,
+        _ => State::new(&options.location),
     };
     let mut found = Scrubbed { is_resumed: state.packs > 0, ..Scrubbed::default() };
     match all_records(meta).await {
@@ -189,7 +193,7 @@ pub async fn scrub(
         state.store(options.state.as_deref())?;
         found.note(error)?;
     }
-    match files::damaged(&trial, facts, &mut state.faulty).await {
+    match files::damaged(&trial, facts, options.lag, &mut state.faulty).await {
         Ok(files) => found.files = files,
         Err(error) => {
             state.store(options.state.as_deref())?;

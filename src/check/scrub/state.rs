@@ -17,6 +17,8 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
     lidfs_scrub: u32,
+    /// Where the volume is.
+    location: String,
     /// The first pack that was not tried.
     pub(super) next_pack: u64,
     pub(super) packs: u64,
@@ -24,23 +26,26 @@ pub(super) struct State {
     pub(super) faulty: Vec<FaultyPack>,
 }
 
-impl Default for State {
-    fn default() -> Self {
-        Self { lidfs_scrub: VERSION, next_pack: 0, packs: 0, bytes: 0, faulty: Vec::new() }
-    }
-}
-
 impl State {
+    /// A new beginning.
+    pub(super) fn new(location: &str) -> Self {
+        let (location, faulty) = (location.to_owned(), Vec::new());
+        Self { lidfs_scrub: VERSION, location, next_pack: 0, packs: 0, bytes: 0, faulty }
+    }
+
     /// What is remembered, or a new beginning.
-    pub(super) fn load(path: &Path) -> Result<Self, CheckError> {
+    pub(super) fn load(path: &Path, location: &str) -> Result<Self, CheckError> {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self::new(location));
+            }
             Err(error) => return Err(failed(path, error)),
         };
-        // A state of another version or half a file is no state.
-        let state = serde_json::from_slice(&bytes).ok();
-        Ok(state.filter(|state: &Self| state.lidfs_scrub == VERSION).unwrap_or_default())
+        // A state of another version or place, or half a file, is no state.
+        let is_ours = |state: &Self| state.lidfs_scrub == VERSION && state.location == location;
+        let state = serde_json::from_slice(&bytes).ok().filter(is_ours);
+        Ok(state.unwrap_or_else(|| Self::new(location)))
     }
 
     /// Remembers it.

@@ -10,7 +10,7 @@ use crate::check::{
 };
 use crate::format::{Key, KeyKind, PackRecord};
 use crate::fs::Handle;
-use crate::meta::MetaRead as _;
+use crate::meta::{Batch, MetaRead as _, MetaStore as _};
 use crate::store::faulty::{Fault as StoreFailure, Op, Rule};
 use crate::store::object_store::ObjectStoreExt as _;
 use crate::store::object_store::memory::InMemory;
@@ -215,7 +215,7 @@ fn a_scrub_that_is_killed_goes_on_where_it_was() {
     let (volume, packs, runtime) = volume_and_paused_runtime(6);
     let dir = tempfile::tempdir().unwrap();
     let state = Some(dir.path().join("state.json"));
-    let slow = ScrubOptions { rate: Some(10_000), state: state.clone(), restart: false };
+    let slow = ScrubOptions { rate: Some(10_000), state, ..ScrubOptions::default() };
     runtime.block_on(async {
         // A pack takes 10 s, so it is killed in the third one.
         let time = std::time::Duration::from_secs(25);
@@ -227,10 +227,36 @@ fn a_scrub_that_is_killed_goes_on_where_it_was() {
         assert!(found.is_resumed && found.is_clean() && found.packs == 6, "{found:?}");
         assert!(!try_scrub(&volume, &options).await.unwrap().is_clean());
 
-        assert!(tokio::time::timeout(time, try_scrub(&volume, &slow)).await.is_err());
-        let options = ScrubOptions { rate: None, restart: true, ..slow };
-        let found = try_scrub(&volume, &options).await.unwrap();
-        assert!(!found.is_resumed && found.packs == 6, "{found:?}");
+        let restart = ScrubOptions { restart: true, ..options.clone() };
+        let elsewhere = ScrubOptions { location: "a copy".to_owned(), ..options };
+        for options in [restart, elsewhere] {
+            assert!(tokio::time::timeout(time, try_scrub(&volume, &slow)).await.is_err());
+            let found = try_scrub(&volume, &options).await.unwrap();
+            assert!(!found.is_resumed && found.packs == 6, "{found:?}");
+        }
+    });
+}
+
+#[test]
+fn a_pack_that_is_deleted_ahead_of_what_the_scrub_sees_of_the_records_is_no_damage() {
+    let (volume, packs, runtime) = volume_and_paused_runtime(2);
+    runtime.block_on(async {
+        let (pack, record) = &packs[0];
+        volume.store.delete(&volume.context.path(*pack)).await.unwrap();
+        // The record goes 10 s later, as a follower sees it.
+        let later = async {
+            tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+            let mut batch = Batch::new();
+            batch.delete(Key::pack(*pack).as_bytes().to_vec());
+            let meta = volume.meta.open();
+            meta.apply(batch).await.unwrap();
+            meta.close().await.unwrap();
+        };
+        let options =
+            ScrubOptions { lag: std::time::Duration::from_secs(15), ..Default::default() };
+        let (found, ()) = tokio::join!(try_scrub(&volume, &options), later);
+        let found = found.unwrap();
+        assert!(found.is_clean() && found.bytes >= record.size, "{found:?}");
     });
 }
 
