@@ -96,7 +96,7 @@ fn verdict(found: u64, left: Option<u64>) -> Result<(), Failure> {
         (_, Some(left)) => Err(Failure::new(
             Exit::Uncorrected,
             format!(
-                "problems found: {found}, left: {left}; what they say to restore, restore from a copy"
+                "problems found: {found}, cannot be mended: {left}; restore what is lost from a copy"
             ),
         )),
         (_, None) => Err(Failure::new(
@@ -162,7 +162,35 @@ fn json(checked: &Checked) -> Json {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::base::Inode;
+    use crate::check::{Problem, Repair};
+
+    #[test]
+    fn json_tells_what_was_mended_and_what_is_left() {
+        let inode = Inode(7);
+        let lost = Problem::MissingContent { inode, bytes: 5 };
+        let lost = Finding { problem: lost, repair: None };
+        let wrong = Finding {
+            problem: Problem::WrongLinks { inode: Inode(8), recorded: 1, found: 2 },
+            repair: Some(Repair::Adopt(Inode(8))),
+        };
+        let before =
+            Report { findings: vec![wrong, lost.clone()], records: 3, ..Report::default() };
+        let after = Report { findings: vec![lost], ..Report::default() };
+        let paths = BTreeMap::from([(inode, "/file".to_owned())]);
+        let checked = Checked { before, after: Some(after), paths };
+        let json = serde_json::to_value(json(&checked)).unwrap();
+        assert_eq!((&json["found"], &json["left"]), (&2.into(), &1.into()));
+        let problems = &json["problems"];
+        assert_eq!(problems[0]["left"], false);
+        assert_eq!(problems[0]["repairable"], true);
+        assert_eq!(problems[1]["path"], "/file");
+        assert_eq!(problems[1]["left"], true);
+        assert_eq!(problems[2], serde_json::Value::Null);
+    }
 
     #[test]
     fn codes_are_those_of_fsck() {
