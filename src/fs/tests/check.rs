@@ -1,7 +1,10 @@
 //! Checks of volumes that the file system has written.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -13,7 +16,9 @@ use crate::format::{
     PackRecord,
 };
 use crate::fs::{CopyRange, RenameMode, XattrMode};
-use crate::meta::{Batch, MetaRead, MetaStore, Record};
+use crate::meta::{
+    Batch, Checkpoint, CheckpointId, MemoryMeta, MetaError, MetaRead, MetaStore, Record,
+};
 use crate::store::object_store::ObjectStoreExt as _;
 
 const ROOT: Inode = Inode::ROOT;
@@ -158,15 +163,18 @@ impl Sample {
         meta.close().await.unwrap();
     }
 
-    async fn repair(&self) -> Mended {
+    fn means(&self) -> Means {
         let (store, packs) = (self.volume.store.clone(), self.volume.context.clone());
-        let means = Means {
+        Means {
             bucket: Some(Bucket { store, packs }),
             now: Timestamp { seconds: 1_700_000_000, nanos: 0 },
             commit_min: CommitNumber(0),
             owner: (0, 0),
-        };
-        repair(&self.volume.meta.open(), &self.volume.facts(), &means).await.unwrap()
+        }
+    }
+
+    async fn repair(&self) -> Mended {
+        repair(&self.volume.meta.open(), &self.volume.facts(), &self.means()).await.unwrap()
     }
 
     /// Damages the volume, mends it and leaves it clean; what was found.
@@ -575,6 +583,91 @@ async fn what_cannot_be_understood_is_left_alone() {
     assert_eq!(sample.get(&inode).await.unwrap(), vec![77]);
     let (entry, _) = sample.entry(sample.small).await;
     assert!(sample.get(&entry).await.is_some());
+}
+
+/// A writer that dies at its batch number `left`.
+struct Dying {
+    meta: MemoryMeta,
+    left: AtomicUsize,
+}
+
+#[async_trait]
+impl MetaRead for Dying {
+    async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
+        self.meta.get(key).await
+    }
+
+    async fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Record>, MetaError> {
+        self.meta.scan(start, end, limit).await
+    }
+
+    fn version(&self) -> u64 {
+        self.meta.version()
+    }
+}
+
+#[async_trait]
+impl MetaStore for Dying {
+    async fn apply(&self, batch: Batch) -> Result<(), MetaError> {
+        let left = self.left.load(Relaxed).checked_sub(1).ok_or(MetaError::Fenced)?;
+        self.left.store(left, Relaxed);
+        self.meta.apply(batch).await
+    }
+
+    async fn flush(&self) -> Result<(), MetaError> {
+        self.meta.flush().await
+    }
+
+    async fn close(&self) -> Result<(), MetaError> {
+        self.meta.close().await
+    }
+
+    async fn checkpoint(
+        &self,
+        name: &str,
+        lifetime: Option<Duration>,
+    ) -> Result<CheckpointId, MetaError> {
+        self.meta.checkpoint(name, lifetime).await
+    }
+
+    async fn delete_checkpoint(&self, id: CheckpointId) -> Result<(), MetaError> {
+        self.meta.delete_checkpoint(id).await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, MetaError> {
+        self.meta.checkpoints().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_that_is_cut_short_anywhere_is_finished_by_the_next_one() {
+    let mut rounds = 0;
+    loop {
+        let sample = Sample::new().await;
+        let (small, entry) = sample.entry(sample.small).await;
+        let dir = sample.inode(sample.dir).await;
+        sample
+            .apply(vec![
+                (small, None),
+                (Key::entry(sample.dir, 12_345), Some(entry.encode())),
+                (Key::inode(sample.big), None),
+                (Key::inode(sample.dir), Some(InodeRecord { nlink: 9, ..dir }.encode())),
+                (Key::pack(sample.pack().await.0), None),
+                (Key::counters(), None),
+            ])
+            .await;
+        let dying = Dying { meta: sample.volume.meta.open(), left: AtomicUsize::new(rounds) };
+        let result = repair(&dying, &sample.volume.facts(), &sample.means()).await;
+        let is_cut = result.is_err();
+        let Mended { after, .. } = sample.repair().await;
+        assert!(after.is_clean(), "cut after {rounds} batches: {:#?}", after.findings);
+        sample.assert_whole().await;
+        if !is_cut {
+            break;
+        }
+        rounds += 1;
+    }
+    assert!(rounds >= 3, "{rounds} batches");
 }
 
 /// What must be as before whatever else was damaged: block maps, and what inodes say of content.
