@@ -26,6 +26,9 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use recorder::count as recorded_sealings;
+
 pub use error::{OpenError, SealError};
 pub use gcm::TAG_LEN;
 pub use header::{Binding, HEADER_LEN, ObjectKind, SALT_LEN};

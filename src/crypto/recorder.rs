@@ -30,6 +30,6 @@ pub(super) fn record(key: &Hash, nonce: &[u8; 12], aad: &[u8], plain: &[u8]) {
 }
 
 /// How many different (key, nonce) pairs were seen so far.
-pub(super) fn count() -> usize {
+pub(crate) fn count() -> usize {
     SEEN.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, HashMap::len)
 }

@@ -5,18 +5,21 @@
 //! workloads --ops--> mounted volume --requests--> recording bucket --log--> every crash --> opened anew
 //!      `-------ops--> reference --text after each operation-----------------------------> compared
 //! model: ops of any kind on both, with commits, crashes and collections in between
+//! attacks: a bucket changed by whoever holds it --> opened anew --> refused, or as it was
 //! ```
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | `LIDFS_LONG=1` | 100,000 crash states and 40,000 sequences instead of 5,200 and 1,000 |
 //! | `LIDFS_CRASH_STATES=n`, `LIDFS_MODEL_CASES=n` | as many |
+//! | `LIDFS_FLIP_EVERY=n`, `LIDFS_PAIRS_EVERY=n` | attacks: a bit in every n-th byte, every n-th pair of objects; 11 and 5, in a long run 1 |
 //! | `LIDFS_CRASH=workload:seed[:state]` | that workload with that seed, and of it only that state, as a failure names them |
 //! | `LIDFS_SABOTAGE=name` | with that bug seeded (`base::sabotage`); `tests/bugs.sh` tries them all |
 //!
 //! A failing state prints what to set to meet it again. Requests may overlap a little differently then, since
 //! salts are fresh each time: give the seed alone if the state is another one.
 
+mod attacks;
 mod bucket;
 mod dump;
 mod explorer;
