@@ -297,7 +297,7 @@ impl Tx<'_> {
         let mut record = self.file(inode, end)?;
         let (end, size) = (end.unwrap_or(u64::MAX), record.size);
         if matches!(how, Allocate::Reserve { .. }) {
-            // Nothing is reserved, but what cannot fit is refused.
+            // Nothing is reserved; what cannot fit into the file and the rest of the quota is refused.
             self.claim_bytes((end - offset).saturating_sub(record.allocated))?;
         }
         let grows = matches!(

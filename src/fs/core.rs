@@ -108,6 +108,8 @@ pub(super) struct Core {
     pub neighbourhood: Neighbourhood,
     /// Inodes without a name, kept for those who have them open.
     pub orphans: HashSet<Inode>,
+    /// Those of them that nobody refers to, until giving them back was tried.
+    pub reclaiming: HashSet<Inode>,
     pub lost: LostWrites,
 }
 

@@ -138,6 +138,7 @@ impl FileSystem {
             opened: Opened::default(),
             neighbourhood: Neighbourhood::default(),
             orphans: HashSet::new(),
+            reclaiming: HashSet::new(),
             lost: LostWrites::default(),
         };
         let inner = Arc::new(Inner::new(parts, core));

@@ -48,8 +48,7 @@ impl Tx<'_> {
         let core = self.core();
         let may_fit = core.counters.bytes.saturating_add(more) <= quota;
         let is_waiting = |group: &Group| group.shrinks || may_fit && group.content_bytes > 0;
-        let is_reclaiming = core.orphans.iter().any(|inode| !core.opened.refers(*inode));
-        if !is_reclaiming && !core.groups().any(is_waiting) {
+        if core.reclaiming.is_empty() && !core.groups().any(is_waiting) {
             return Err(FsError::NoSpace.into());
         }
         // Committed, it may turn out to be less.

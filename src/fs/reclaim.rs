@@ -40,6 +40,7 @@ impl Inner {
 
     /// Hands an orphan to the reclaimer.
     pub fn reclaim_soon(&self, inode: Inode) {
+        self.lock().reclaiming.insert(inode);
         self.waiting().push(inode);
         self.reclaim_wanted.notify_one();
     }
@@ -63,7 +64,9 @@ impl Inner {
                 _ = closing.wait_for(|closing| *closing) => return,
             }
             while let Some(inode) = self.next_waiting() {
-                if let Err(error) = fs.reclaim(inode).await {
+                let reclaimed = fs.reclaim(inode).await;
+                self.lock().reclaiming.remove(&inode);
+                if let Err(error) = reclaimed {
                     tracing::warn!("inode {inode} not given back yet: {error}");
                     if self.lock().mode != Mode::ReadWrite {
                         return;

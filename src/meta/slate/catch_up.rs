@@ -14,7 +14,11 @@ use super::clock::ForwardClock;
 use super::settings::SlateOptions;
 
 /// Between two calls: merging takes a few steps, each with its own look.
-const PAUSE: Duration = Duration::from_secs(2);
+const PAUSE_MIN: Duration = Duration::from_secs(2);
+/// After many of them, when a large merge takes its time or the store is away.
+const PAUSE_MAX: Duration = Duration::from_secs(64);
+/// So many calls come quickly one after another: longer than a killed worker counts as alive.
+const CALLS_QUICK: u32 = 15;
 /// The compactor does not merge fewer than four tables; a few more are no trouble.
 const TABLES_MANY_MIN: usize = 8;
 
@@ -26,6 +30,7 @@ pub(super) fn start(db: &Db, clock: Arc<ForwardClock>, options: &SlateOptions) {
 }
 
 async fn run(mut status: watch::Receiver<DbStatus>, clock: Arc<ForwardClock>, many: usize) {
+    let mut calls = 0_u32;
     loop {
         let tables = {
             let status = status.borrow_and_update();
@@ -35,12 +40,15 @@ async fn run(mut status: watch::Receiver<DbStatus>, clock: Arc<ForwardClock>, ma
             status.current_manifest.l0().len()
         };
         if tables < many {
+            calls = 0;
             if status.changed().await.is_err() {
                 return;
             }
             continue;
         }
         clock.wake_compaction();
-        tokio::time::sleep(PAUSE).await;
+        calls += 1;
+        let slower = calls.saturating_sub(CALLS_QUICK).min(16);
+        tokio::time::sleep(PAUSE_MIN.saturating_mul(1 << slower).min(PAUSE_MAX)).await;
     }
 }

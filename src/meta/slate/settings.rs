@@ -85,13 +85,14 @@ impl SlateOptions {
 }
 
 /// How often the writer looks at the manifest unasked; each flush of a table looks too. Two requests.
-const MANIFEST_POLL: Duration = Duration::from_mins(2);
+/// Longer than the compactor sleeps, so that waking that wakes nothing else.
+const MANIFEST_POLL: Duration = Duration::from_secs(150);
 /// How often the compactor and its worker look for work; six requests in all.
 pub(super) const COMPACTION_POLL: Duration = Duration::from_secs(90);
 /// What a killed mount was merging is taken on by the next one after so long without a sign of life.
-const WORKER_DEAD: Duration = Duration::from_secs(12);
+const WORKER_DEAD: Duration = Duration::from_secs(20);
 /// A sign of life, while something is being merged; two requests.
-const WORKER_HEARTBEAT: Duration = Duration::from_secs(4);
+const WORKER_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Garbage collection: a handful of LISTs each time.
 const GC_INTERVAL: Duration = Duration::from_hours(1);
 /// Tables and manifests stay a day after their last use: longer than any follower lags or any reader's clock is off.

@@ -277,7 +277,7 @@ impl Drop for KilledRuntime {
 async fn killed_mounts_one_after_another_do_not_come_to_wait_for_the_compactors_next_look() {
     let store = TestStore::new(Arc::new(InMemory::new()));
     let mounts = async {
-        for mount in 0..24_u32 {
+        for mount in 0..16_u32 {
             let background = KilledRuntime::new();
             let options = SlateOptions {
                 bounds: Bounds { tables_max: 10, ..Bounds::default() },

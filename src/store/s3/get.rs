@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   GET bytes=a-b --> |#####......|  broken after n bytes
-//!   GET bytes=a+n-b, If-Match: its ETag --> |.....######|   resumed, at most BODY_RESUMES_MAX times
+//!   GET bytes=a+n-b, If-Match: its ETag --> |.....######|   resumed as long as more of it comes
 //! ```
 
 use std::collections::HashMap;
@@ -27,8 +27,10 @@ use crate::store::object_store::{
 };
 use crate::store::{StoreError, StoreFault};
 
-/// How often the rest of one body is asked for again.
-const BODY_RESUMES_MAX: u32 = 4;
+/// How often the rest of one body is asked for again without any of it coming.
+const BODY_STUCK_MAX: u32 = 4;
+/// How often in all.
+const BODY_RESUMES_MAX: u32 = 40;
 /// How long a body may stand still before its connection is given up.
 const BODY_STALL: Duration = Duration::from_secs(20);
 
@@ -79,6 +81,7 @@ pub(super) async fn get(
         left: range.clone(),
         stream: output.body,
         resumes: 0,
+        stuck: 0,
     };
     Ok(GetResult {
         payload: GetResultPayload::Stream(body.into_stream()),
@@ -209,6 +212,8 @@ struct Body {
     left: Range<u64>,
     stream: ByteStream,
     resumes: u32,
+    /// Those since the last bytes came.
+    stuck: u32,
 }
 
 impl Body {
@@ -222,6 +227,7 @@ impl Body {
                 Ok(Some(Ok(chunk))) if chunk.is_empty() => continue,
                 Ok(Some(Ok(chunk))) => {
                     self.left.start += chunk.len() as u64;
+                    self.stuck = 0;
                     if self.left.start > self.left.end {
                         return Err(malformed(&self.store, &self.key, "more than was asked for"));
                     }
@@ -238,8 +244,9 @@ impl Body {
 
     async fn resume(&mut self, said: &str) -> Result<()> {
         self.resumes += 1;
+        self.stuck += 1;
         let Self { store, key, .. } = &*self;
-        if self.resumes > BODY_RESUMES_MAX {
+        if self.stuck > BODY_STUCK_MAX || self.resumes > BODY_RESUMES_MAX {
             let text = format!(
                 "s3://{}/{key}: the body broke off {} bytes before its end ({said}), {} times; \
                  check the network",
@@ -249,7 +256,7 @@ impl Body {
             );
             return Err(StoreError::new(StoreFault::Unavailable, text).into_object_store("S3", key));
         }
-        sleep(backoff(self.resumes)).await;
+        sleep(backoff(self.stuck)).await;
         let rest = GetRange::Bounded(self.left.clone());
         let request = store
             .client

@@ -119,9 +119,13 @@ impl SealedStore {
         let GetResult { payload: _, meta, range: sealed, attributes: _, extensions: _ } = &result;
         let len = plain_len(meta.size).ok_or_else(|| wrong_length(meta))?;
         let plain = match &options.range {
-            Some(range) => range.as_range(len).map_err(|_| {
-                let wanted = start(range).unwrap_or_default();
-                forged(OpenError::TooShort { path: location.to_string(), len, wanted })
+            Some(range) => range.as_range(len).map_err(|error| match start(range) {
+                Some(start) if start >= len => {
+                    let wanted = chunk_start(start / CHUNK);
+                    let (path, len) = (location.to_string(), meta.size);
+                    forged(OpenError::TooShort { path, len, wanted })
+                }
+                _ => invalid_range(error),
             })?,
             None => 0..len,
         };
