@@ -1,23 +1,29 @@
 #!/usr/bin/env python3
 """A write load whose every prefix can be told from everything else.
 
-    crashload.py write DIR LOG SEED [--kill-after-fsync N PID]   until the drive dies
-    crashload.py verify DIR LOG SEED                            prints the step that DIR shows
+    crashload.py write DIR LOG SEED WRITERS [--kill-after-fsync N PID]   until the drive dies
+    crashload.py verify DIR LOG SEED WRITERS                            prints what DIR shows, as JSON
 
-The load is a sequence of steps drawn from SEED, so a verifier can play it again in
-memory. DIR is right if it equals the model after some step, and that step is not
-before the last acknowledged fsync (a SEED that ends in "quiet" has none):
+Each writer has a directory of its own below DIR. Its load is a sequence of steps
+drawn from SEED, so a verifier can play it again in memory. The directory is right if
+it equals the model after some step, and that step is not before what an fsync has
+acknowledged (a SEED that ends in "quiet" has none):
 
-    step 1   2   3   ...   acked   ...   shown   ...   tried
-                             |<--- may be shown --->|
+    step 1   2   3   ...   safe   ...   shown   ...   tried
+                            |<--- may be shown --->|
 
-LOG lies on another disk: the step that was tried last and the one acknowledged
-last. Each step is one change of the tree, which a reader sees whole or not at all.
-Two are not: of an append there may be the beginning, and a large file, written in
-many requests at once, may hold anything until its fsync has returned.
+An fsync promises everything before it, whoever wrote it: so what is safe of one
+writer may be known from an fsync of another. LOG lies on another disk: of each writer
+the step that was tried last, how many fsyncs were acknowledged, whether it was
+within one, and the step of every writer up to which its last fsync made them safe.
+
+Each step is one change of the tree, which a reader sees whole or not at all. Two are
+not: of an append there may be the beginning, and a large file, written in many
+requests at once, may hold anything until its fsync has returned.
 """
 
 import hashlib
+import json
 import mmap
 import os
 import random
@@ -37,24 +43,43 @@ SYNCED = ("fsync", "fsyncdir", "large")
 
 
 class Log:
-    """Two numbers in a mapped file: they survive whatever happens to the writer."""
+    """One row of numbers a writer, in a mapped file: they survive whatever happens to the writers."""
 
-    def __init__(self, path, fresh):
+    TRIED, FSYNCS, WITHIN, SAFE = range(4)
+
+    def __init__(self, path, writers, fresh):
+        self.writers, self.width = writers, self.SAFE + writers
+        size = 8 * self.width * writers
         if fresh:
             with open(path, "wb") as file:
-                file.write(bytes(16))
+                file.write(bytes(size))
         self.file = open(path, "r+b")
-        self.map = mmap.mmap(self.file.fileno(), 16)
+        self.map = mmap.mmap(self.file.fileno(), size)
 
-    def tried(self, step=None):
-        if step is not None:
-            struct.pack_into("<Q", self.map, 0, step)
-        return struct.unpack_from("<Q", self.map, 0)[0]
+    def get(self, writer, column):
+        return struct.unpack_from("<Q", self.map, 8 * (writer * self.width + column))[0]
 
-    def acked(self, step=None):
-        if step is not None:
-            struct.pack_into("<Q", self.map, 8, step)
-        return struct.unpack_from("<Q", self.map, 8)[0]
+    def put(self, writer, column, value):
+        struct.pack_into("<Q", self.map, 8 * (writer * self.width + column), value)
+
+    def begin(self, writer, step):
+        """A step that may be an fsync begins. Returns what is safe if it is one and succeeds."""
+        self.put(writer, self.TRIED, step)
+        return [max(0, self.get(other, self.TRIED) - (other != writer)) for other in range(self.writers)]
+
+    def fsynced(self, writer, promised):
+        for other, step in enumerate(promised):
+            self.put(writer, self.SAFE + other, step)
+        self.put(writer, self.FSYNCS, self.get(writer, self.FSYNCS) + 1)
+
+    def tried(self, writer):
+        return self.get(writer, self.TRIED)
+
+    def safe(self, writer):
+        return max(self.get(other, self.SAFE + writer) for other in range(self.writers))
+
+    def total(self, column):
+        return sum(self.get(writer, column) for writer in range(self.writers))
 
 
 def content(seed, step, size):
@@ -178,24 +203,49 @@ def write(path, flags, data, sync=False):
         os.close(file)
 
 
-def run(top, log, seed, kill_after_fsync, daemon):
-    os.umask(0)
-    fsyncs = 0
+def run(top, log, writer, seed, kill_after_fsync, daemon):
     for step, operation in enumerate(steps(seed), 1):
-        log.tried(step)
+        promised = log.begin(writer, step)
+        log.put(writer, Log.WITHIN, operation[0] in ("fsync", "large"))
         try:
             done = perform(top, seed, step, operation)
         except OSError as error:
-            if kill_after_fsync:
+            if kill_after_fsync and writer == 0:
                 raise SystemExit(f"step {step}, {operation}: {error}") from None
-            print(f"ended at step {step}: {error.strerror}")
             return
+        log.put(writer, Log.WITHIN, False)
         if done:
-            log.acked(step)
-            fsyncs += 1
-            if fsyncs == kill_after_fsync:
+            log.fsynced(writer, promised)
+            if writer == 0 and log.get(writer, Log.FSYNCS) == kill_after_fsync:
                 os.kill(daemon, signal.SIGKILL)
                 return
+
+
+def run_all(top, log, seed, writers, *kill):
+    """Every writer in a process of its own; says when they begin, ends when all have."""
+    os.umask(0)
+    children = []
+    folders = [os.path.join(top, f"{writer}") for writer in range(writers)]
+    for folder in folders:
+        os.mkdir(folder)
+    print("writing", flush=True)
+    for writer, folder in enumerate(folders):
+        child = os.fork()
+        if not child:
+            try:
+                run(folder, log, writer, writer_seed(seed, writer), *kill)
+            except BaseException as error:  # noqa: B036 - a child must not return into its parent's code
+                print(f"writer {writer}: {error!r}", file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    if any([os.waitpid(child, 0)[1] for child in children]):
+        raise SystemExit("a writer failed before the drive died")
+
+
+def writer_seed(seed, writer):
+    """A seed that ends in "quiet" still does."""
+    return f"{writer} {seed}"
 
 
 # ---------------------------------------------------------------- the model
@@ -303,30 +353,49 @@ def may_show(top, path, node, seed, step, coming):
     return len(data) >= len(node.data) and after.startswith(data)
 
 
-def replay(log, seed):
-    """Every state that DIR may show: step, tree, and the step that comes next."""
+def replay(safe, tried, seed):
+    """Every state that a writer's directory may show: step, tree, and the step that comes next."""
     tree = {}
     sequence = steps(seed)
     coming = next(sequence)
-    for step in range(log.tried() + 1):
+    for step in range(tried + 1):
         if step:
             apply(tree, seed, step, coming)
             coming = next(sequence)
-        if step >= log.acked():
+        if step >= safe:
             yield step, tree, coming
 
 
-def verify(top, log, seed):
+def shown_step(top, safe, tried, seed):
+    """The step that a writer's directory shows."""
     seen = observe(top)
-    for step, tree, coming in replay(log, seed):
+    for step, tree, coming in replay(safe, tried, seed):
         if matches(top, tree, seen, seed, step, coming):
-            print(f"step {step}: acknowledged {log.acked()}, tried {log.tried()}")
-            return
-    nearest = min((differences(tree, seen), step) for step, tree, _ in replay(log, seed))
+            return step
+    nearest = min((differences(tree, seen), step) for step, tree, _ in replay(safe, tried, seed))
     raise SystemExit(
-        f"no prefix: acknowledged {log.acked()}, tried {log.tried()}; nearest is step {nearest[1]}, "
+        f"{top}: no prefix: safe {safe}, tried {tried}; nearest is step {nearest[1]}, "
         f"where {nearest[0][0]} entries differ, (path, expected, found): {nearest[0][1]}"
     )
+
+
+def verify(top, log, seed):
+    """What was shown, and what was at risk: steps begun that no fsync had made safe."""
+    shown = []
+    for writer in range(log.writers):
+        safe, tried = log.safe(writer), log.tried(writer)
+        folder = os.path.join(top, f"{writer}")
+        step = 0
+        if os.path.isdir(folder) or safe:
+            step = shown_step(folder, safe, tried, writer_seed(seed, writer))
+        shown.append({"safe": safe, "shown": step, "tried": tried})
+    print(json.dumps({
+        "fsyncs": log.total(Log.FSYNCS),
+        "within_fsync": log.total(Log.WITHIN),
+        "at_risk": sum(each["tried"] - each["safe"] for each in shown),
+        "dropped": sum(each["tried"] - each["shown"] for each in shown),
+        "writers": shown,
+    }))
 
 
 def differences(tree, seen):
@@ -336,12 +405,13 @@ def differences(tree, seen):
 
 
 def main():
-    command, top, log, seed = sys.argv[1:5]
+    command, top, log, seed, writers = sys.argv[1:6]
+    log = Log(log, int(writers), fresh=command == "write")
     if command == "verify":
-        verify(top, Log(log, fresh=False), seed)
+        verify(top, log, seed)
     else:
-        after, daemon = (int(sys.argv[6]), int(sys.argv[7])) if len(sys.argv) > 5 else (0, 0)
-        run(top, Log(log, fresh=True), seed, after, daemon)
+        kill = (int(sys.argv[7]), int(sys.argv[8])) if len(sys.argv) > 6 else (0, 0)
+        run_all(top, log, seed, int(writers), *kill)
 
 
 if __name__ == "__main__":
