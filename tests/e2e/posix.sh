@@ -1,9 +1,16 @@
 #!/usr/bin/env bash
-# pjdfstest and fsx on the mount. What may be skipped is known by name and reason: what ext4 skips too, the
-# tests that need leave to remount their file system read-only, and one that asks glibc for the most links.
+# pjdfstest, fsx, fio with O_DIRECT, stress-ng, dbench and fs_mark on the mount, and the edges that none of them looks
+# at; remounted in between without anything local. What pjdfstest may skip is known by name and reason: what ext4 skips
+# too, the tests that need leave to remount their file system read-only, and one that asks glibc for the most links.
 source "$(dirname "$0")/../support/lib.sh"
 
-readonly FSX_SEEDS="1 2 3" FSX_OPERATIONS=10000
+fsx_seeds="1 2" fsx_operations=5000 stress_s=1 dbench_s=10 direct_mib=32 marks=1000
+[ -z "$long" ] || fsx_seeds=$(seq -s ' ' 20) fsx_operations=50000 stress_s=30 dbench_s=300 direct_mib=1024 marks=20000
+
+# Those of its class "filesystem" that work on files of their own, below the directory they are given.
+readonly STRESSORS="access chattr chdir chmod chown copy-file dentry dir dirdeep dirmany dnotify dup fallocate fcntl fiemap
+file-ioctl filename flock fpunch fsize fstat getdent handle hdd inode-flags inotify io iomix link locka lockf lockofd mknod
+open rename symlink sync-file touch utime xattr"
 
 # Of 398, as pjdfstest says it on ext4.
 readonly REMOUNT_REASON="Remounts (allow_remount) are not allowed in the configuration file"
@@ -41,7 +48,7 @@ use_pjdfstest() {
 	TOML
     local code=0 out=$work/out/pjdfstest
     (cd "$mnt" && NO_COLOR=1 pjdfstest -c "$work/pjdfstest.toml" -p "$mnt") >"$out" 2>&1 || code=$?
-    say "pjdfstest: $(grep '^Summary' "$out" || tail -n 3 "$out")"
+    say "pjdfstest, $1: $(grep '^Summary' "$out" || tail -n 3 "$out")"
     if [ $code -ne 0 ]; then
         grep -aA 3 -E 'FAILED$' "$out" >&2 || true
         fail "pjdfstest: $(grep -cE 'FAILED$' "$out") tests fail"
@@ -52,36 +59,132 @@ use_pjdfstest() {
     same "$work/out/skips_expected" "$work/out/skipped" "what pjdfstest skips"
 }
 
-# Every operation that fsx knows, mapped writes and hole punching included.
+# The same without root's rights: what needs them is skipped, nothing else fails.
+use_pjdfstest_as_user() {
+    local code=0 out=$work/out/pjdfstest
+    mkdir "$mnt/of nobody"
+    chown nobody:nogroup "$mnt/of nobody"
+    (cd "$mnt/of nobody" && NO_COLOR=1 setpriv --reuid=nobody --regid=nogroup --clear-groups \
+        "$(command -v pjdfstest)" -c "$work/pjdfstest.toml" -p "$mnt/of nobody") >"$out" 2>&1 || code=$?
+    say "pjdfstest, as nobody: $(grep '^Summary' "$out" || tail -n 3 "$out")"
+    [ $code -eq 0 ] || fail "pjdfstest as nobody: $(grep -aA 3 -E 'FAILED$' "$out")"
+}
+
+# use_fsx PROFILE TOML: with these weights, for each seed. What is left is kept for the remount.
 use_fsx() {
-    cat >"$work/fsx.toml" <<-TOML
+    local seed
+    cat >"$work/fsx.toml"
+    mkdir -p "$mnt/fsx" "$work/fsx"
+    for seed in $fsx_seeds; do
+        run fsx -q -f "$work/fsx.toml" -S "$seed" -N "$fsx_operations" -P "$work/out" "$mnt/fsx/$1.$seed"
+        cp "$mnt/fsx/$1.$seed" "$work/fsx/"
+    done
+    say "fsx $1: seeds $fsx_seeds, $fsx_operations operations each: pass"
+}
+
+use_fsx_profiles() {
+    local everything='truncate = 1
+posix_fallocate = 1
+punch_hole = 1
+sendfile = 1
+posix_fadvise = 1
+copy_file_range = 1'
+    use_fsx default </dev/null
+    use_fsx buffered <<-TOML
+	[weights]
+	close_open = 1
+	invalidate = 0
+	mapread = 0
+	mapwrite = 0
+	fsync = 0.1
+	fdatasync = 0.1
+	$everything
+	TOML
+    use_fsx mmap <<-TOML
+	nomsyncafterwrite = true
 	[weights]
 	close_open = 1
 	invalidate = 0.5
-	mapread = 1
-	mapwrite = 1
-	read = 1
-	write = 1
-	truncate = 1
+	mapread = 5
+	mapwrite = 5
 	fsync = 0.05
 	fdatasync = 0.05
-	posix_fallocate = 1
-	punch_hole = 1
-	sendfile = 1
-	posix_fadvise = 1
-	copy_file_range = 1
+	$everything
 	TOML
-    local seed
-    for seed in $FSX_SEEDS; do
-        run fsx -q -f "$work/fsx.toml" -S "$seed" -N $FSX_OPERATIONS -P "$work/out" "$mnt/fsx.$seed"
-        run fsx -q -S "$seed" -N $FSX_OPERATIONS -P "$work/out" "$mnt/fsx.default.$seed"
+}
+
+# fsx knows no O_DIRECT: random direct writes and reads of many sizes, each block with its own checksum.
+use_direct() {
+    mkdir -p "$mnt/direct"
+    (cd "$work" && run fio --name=direct --filename="$mnt/direct/file" --size="${direct_mib}m" --rw=randrw --bsrange=4k-128k --direct=1 \
+        --blockalign=4k --randseed=7 --verify=crc32c --verify_fatal=1 --end_fsync=1)
+    sha256sum <"$mnt/direct/file" >"$work/direct.sha256"
+    say "fio, O_DIRECT, $direct_mib MiB: pass"
+}
+
+# All load at once what they load; a fault of the file system is a non-zero exit.
+use_stress_ng() {
+    local name code=0 passed=0 skipped=
+    mkdir "$mnt/stress"
+    for name in $STRESSORS; do
+        code=0
+        stress-ng --temp-path "$mnt/stress" --timeout "${stress_s}s" --verify --hdd-bytes 16m --fallocate-bytes 32m --iomix-bytes 16m \
+            --sync-file-bytes 8m --copy-file-bytes 16m "--$name" 2 >"$work/out/stress" 2>&1 </dev/null || code=$?
+        case $code in
+            0) passed=$((passed + 1)) ;;
+            # Not possible here, on any file system or on FUSE.
+            3 | 4) skipped+=" $name" ;;
+            *) fail "stress-ng $name: exit $code: $(grep -E 'fail|error' "$work/out/stress" | head -n 5)" ;;
+        esac
+        if grep -qE 'skipping|skipped stressor' "$work/out/stress"; then skipped+=" $name"; fi
     done
-    say "fsx: seeds $FSX_SEEDS, $FSX_OPERATIONS operations each, all kinds and the default kinds: pass"
+    rm -rf "$mnt/stress"
+    say "stress-ng: $passed stressors of $(wc -w <<<"$STRESSORS"), 2 at once for $stress_s s each: 0 failed, not possible here:${skipped:- none}"
+}
+
+use_dbench() {
+    mkdir "$mnt/dbench"
+    run dbench -c /usr/share/dbench/client.txt -D "$mnt/dbench" -t "$dbench_s" 4
+    cp "$work/out/run" "$work/out/dbench"
+    if grep -qiE 'fail|error|unlink .* wrong' "$work/out/dbench"; then fail "dbench: $(grep -iE 'fail|error' "$work/out/dbench" | head -n 5)"; fi
+    say "dbench: $(grep -E '^Throughput' "$work/out/dbench")"
+}
+
+use_fs_mark() {
+    mkdir "$mnt/fs_mark"
+    (cd "$work" && run fs_mark -d "$mnt/fs_mark" -n $((marks / 4)) -t 4 -s 4096 -S 1 -k -L 1)
+    [ "$(find "$mnt/fs_mark" -type f -size 4096c | wc -l)" -eq $((marks / 4 * 4)) ] || fail "fs_mark: not all files are there"
+    say "fs_mark: $marks files of 4 KiB, fsync each: $(awk '$1 ~ /^[0-9]+$/ && NF >= 5 { line = $0 } END { print "FSUse Count Size Files/s Overhead:" line }' "$work/out/run")"
+}
+
+elsewhere() {
+    umount_volume
+    lose_machine
+    mount_volume
+}
+
+check_after_remount() {
+    local file
+    for file in "$work"/fsx/*; do same "$file" "$mnt/fsx/${file##*/}" "${file##*/} after the remount"; done
+    sha256sum <"$mnt/direct/file" >"$work/direct.found"
+    same "$work/direct.sha256" "$work/direct.found" "the file written with O_DIRECT"
+    run python3 "$support/posix_edges.py" check "$mnt/edges"
+    [ "$(find "$mnt/fs_mark" -type f -size 4096c | wc -l)" -eq $((marks / 4 * 4)) ] || fail "fs_mark: not all files are there after the remount"
 }
 
 server ceph-rgw
 new_volume
 mount_volume
-use_fsx
-use_pjdfstest
+run python3 "$support/posix_edges.py" make "$mnt/edges"
+say "edges: $(cat "$work/out/run"): pass"
+use_fsx_profiles
+use_direct
+use_stress_ng
+use_dbench
+use_fs_mark
+use_pjdfstest "plain"
+elsewhere
+check_after_remount
+use_pjdfstest "after a remount"
+use_pjdfstest_as_user
 umount_volume
