@@ -213,15 +213,16 @@ outage() {
         head -c "${copy_mib}M" /dev/urandom >"$work/large"
         mkdir "$work/tree"
         cp -r "$root/src" "$root/tests" "$work/tree"
-        head -c 200M /dev/urandom >"$work/tree/random"
+        head -c 500M /dev/urandom >"$work/tree/random"
     fi
     run restic -r "$mnt/restic-$kind" --no-cache init
     restic -r "$mnt/restic-$kind" --no-cache backup "$work/tree" >"$work/out/restic" 2>&1 </dev/null &
     restic_pid=$!
+    # Both are to be under way; the copy is the quicker one to begin.
+    until [ "$(du -sm "$mnt/restic-$kind" | cut -f 1)" -ge 5 ]; do sleep 0.05; done
     cp "$work/large" "$mnt/large-$kind" >"$work/out/cp" 2>&1 &
     copy_pid=$!
-    # Both are under way.
-    until [ "$(du -sm "$mnt/restic-$kind" | cut -f 1)" -ge 20 ] && [ "$(stat -c %s "$mnt/large-$kind" 2>/dev/null || echo 0)" -ge 50000000 ]; do sleep 0.1; done
+    until [ "$(stat -c %s "$mnt/large-$kind" 2>/dev/null || echo 0)" -ge 10000000 ]; do sleep 0.05; done
     rules "\"fault\": \"$kind\""
     { kill -0 $restic_pid && kill -0 $copy_pid; } || fail "$kind: a program had ended before the outage: $(cat "$work/out/restic")"
     sleep $((OUTAGE_S * 2 / 3))

@@ -129,7 +129,7 @@ use_stress_ng() {
     for name in $STRESSORS; do
         code=0
         stress-ng --temp-path "$mnt/stress" --timeout "${stress_s}s" --verify --hdd-bytes 16m --fallocate-bytes 32m --iomix-bytes 16m \
-            --sync-file-bytes 8m --copy-file-bytes 16m "--$name" 2 >"$work/out/stress" 2>&1 </dev/null || code=$?
+            --sync-file-bytes 8m --copy-file-bytes 128m "--$name" 2 >"$work/out/stress" 2>&1 </dev/null || code=$?
         case $code in
             0) passed=$((passed + 1)) ;;
             # Not possible here, on any file system or on FUSE.
