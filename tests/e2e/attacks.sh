@@ -7,7 +7,7 @@
 source "$(dirname "$0")/../support/lib.sh"
 
 # Bits flipped in each object. In the long form: one in every byte of the volume.
-flips=4
+flips=3
 attacks=0 refused=0 read_errors=0 harmless=0
 pristine=$work/pristine bucket=$work/bucket want=$work/want
 

@@ -152,7 +152,8 @@ use_dbench() {
 
 use_fs_mark() {
     mkdir "$mnt/fs_mark"
-    (cd "$work" && run fs_mark -d "$mnt/fs_mark" -n $((marks / 4)) -t 4 -s 4096 -S 1 -k -L 1)
+    # It takes no long paths.
+    (cd "$mnt" && run fs_mark -d fs_mark -l fs_mark.log -n $((marks / 4)) -t 4 -s 4096 -S 1 -k -L 1)
     [ "$(find "$mnt/fs_mark" -type f -size 4096c | wc -l)" -eq $((marks / 4 * 4)) ] || fail "fs_mark: not all files are there"
     say "fs_mark: $marks files of 4 KiB, fsync each: $(awk '$1 ~ /^[0-9]+$/ && NF >= 5 { line = $0 } END { print "FSUse Count Size Files/s Overhead:" line }' "$work/out/run")"
 }
@@ -172,6 +173,27 @@ check_after_remount() {
     [ "$(find "$mnt/fs_mark" -type f -size 4096c | wc -l)" -eq $((marks / 4 * 4)) ] || fail "fs_mark: not all files are there after the remount"
 }
 
+# What adds to a full drive is refused to the program that writes; overwriting and removing go on.
+use_quota() {
+    local code=0 mib=1048576
+    new_volume quota
+    mount_volume -o write.quota="64 MiB"
+    [ "$(stat -f -c '%b * %S' "$mnt" | xargs -I{} python3 -c 'print({})')" = $((64 * mib)) ] || fail "statfs: $(stat -f "$mnt")"
+    head -c 60M /dev/urandom >"$work/large"
+    run cp "$work/large" "$mnt/large"
+    dd if=/dev/urandom of="$mnt/more" bs=1M count=10 >"$work/out/dd" 2>&1 || code=$?
+    if [ $code -eq 0 ] || ! grep -q "No space left" "$work/out/dd"; then fail "the drive takes more than its quota: $(cat "$work/out/dd")"; fi
+    [ "$(stat -f -c '%a' "$mnt")" -lt $((mib / 512)) ] || fail "statfs of a full drive: $(stat -f "$mnt")"
+    run dd if="$work/large" of="$mnt/large" bs=1M count=60 conv=notrunc,fsync
+    flush_volume
+    rm "$mnt/more" "$mnt/large"
+    run cp "$work/large" "$mnt/again"
+    run sync "$mnt/again"
+    same "$work/large" "$mnt/again" "what was written after the drive had been full"
+    umount_volume
+    say "quota of 64 MiB: ENOSPC beyond, statfs says so, overwritten in place, room again after rm: pass"
+}
+
 server ceph-rgw
 new_volume
 mount_volume
@@ -188,3 +210,4 @@ check_after_remount
 use_pjdfstest "after a remount"
 use_pjdfstest_as_user
 umount_volume
+use_quota

@@ -116,7 +116,8 @@ server() {
     mkdir -p "$dir"
     port=$(cat "$dir/port" 2>/dev/null) || port=$(free_port)
     [ -n "${E2E_KEEP_SERVERS:-}" ] || servers_started+=("$name")
-    exports=$("$support/servers/$name" start "$dir" "$port" 2>"$work/out/$name.log") ||
+    # Another script may be starting it, too.
+    exports=$(flock --close "$dir" "$support/servers/$name" start "$dir" "$port" 2>"$work/out/$name.log") ||
         fail "$name does not start: $(tail -n 3 "$work/out/$name.log")"
     eval "$exports"
     # The config file names the endpoint; the variable would hide a mistake there.
