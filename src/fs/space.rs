@@ -138,14 +138,27 @@ impl FileSystem {
         block: BlockIndex,
         pack: PackNumber,
     ) -> Result<bool, FsError> {
-        let shows = move |spans: &Extents| {
-            let places = spans.spans().iter().map(|span| &span.piece);
-            let is_in = |piece: &Piece| matches!(piece, Piece::Stored(Place::Pack { pack: p, .. }) if *p == pack);
-            places.into_iter().any(is_in)
-        };
+        let shows = move |spans: &Extents| is_shown(spans, pack);
         match self.rewrite(inode, block, Holes::Keep, shows).await {
             Err(FsError::NotFound) => Ok(false),
             other => other,
+        }
+    }
+
+    /// Whether a block shows anything of `pack`.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the store does not answer or a record is damaged.
+    pub async fn shows(
+        &self,
+        inode: Inode,
+        block: BlockIndex,
+        pack: PackNumber,
+    ) -> Result<bool, FsError> {
+        match self.run(move |tx| tx.shown(inode, block)).wait().await {
+            Ok(spans) => Ok(is_shown(&spans, pack)),
+            Err(FsError::NotFound) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -198,6 +211,12 @@ impl FileSystem {
         let records = self.inner.meta.scan(start, end, SCAN_RECORDS).await;
         records.map_err(|error| FsError::io(&error, error.kind()))
     }
+}
+
+fn is_shown(spans: &Extents, pack: PackNumber) -> bool {
+    let is_in =
+        |piece: &Piece| matches!(piece, Piece::Stored(Place::Pack { pack: p, .. }) if *p == pack);
+    spans.spans().iter().any(|span| is_in(&span.piece))
 }
 
 /// The `index`-th number of a key that a scan of its kind gave.

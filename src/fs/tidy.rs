@@ -110,7 +110,7 @@ impl FileSystem {
 
 impl Tx<'_> {
     /// What a block of a file that exists shows.
-    fn shown(&mut self, inode: Inode, block: BlockIndex) -> Attempt<Extents> {
+    pub(super) fn shown(&mut self, inode: Inode, block: BlockIndex) -> Attempt<Extents> {
         self.inode(inode)?;
         Pages::default().block(self.core(), inode, block)
     }

@@ -4,7 +4,7 @@
 //! bucket. A writer has at most [`PACKS_IN_FLIGHT_MAX`](crate::fs::PACKS_IN_FLIGHT_MAX) packs on their
 //! way and takes numbers in order: as many absent numbers in a row are the end.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -12,8 +12,9 @@ use futures::future::try_join_all;
 
 use super::{Collector, GcError, Relaxed};
 use crate::base::sabotage::{Bug, seeded};
-use crate::base::{PackNumber, WriterEpoch};
-use crate::fs::{PACKS_IN_FLIGHT_MAX, Unswept};
+use crate::base::{ErrorKind, PackNumber, WriterEpoch};
+use crate::data;
+use crate::fs::{FsError, PACKS_IN_FLIGHT_MAX, Unswept};
 use crate::store::object_store::{self, ObjectStoreExt as _};
 
 /// Numbers asked for at once; absent ones in a row that are the end.
@@ -79,9 +80,41 @@ impl Collector {
             Err(object_store::Error::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
+        if !seeded(Bug::SweepPacksInUse) && self.is_shown(pack).await? {
+            tracing::error!(
+                "pack {pack} is without a record, though files show it or it cannot be read; it \
+                 stays: run lidfs fsck --repair"
+            );
+            self.counts.damaged_packs.fetch_add(1, Relaxed);
+            return Ok(true);
+        }
         self.delete_objects(vec![path]).await?;
         self.counts.orphans.fetch_add(1, Relaxed);
         Ok(true)
+    }
+
+    /// Whether files show anything of a pack that the volume does not know: then its record is lost, by
+    /// whatever damage, and deleting it would lose content too. Unreadable, it may be one of those.
+    async fn is_shown(&self, pack: PackNumber) -> Result<bool, GcError> {
+        let parts = &self.parts;
+        let directory = async {
+            let record = data::recover_record(&parts.store, &parts.packs, pack).await?;
+            data::read_directory(&parts.store, &parts.packs, pack, &record).await
+        };
+        let directory = match directory.await {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(true),
+            Err(error) => return Err(FsError::io(&error, error.kind()).into()),
+        };
+        let owners = directory.entries.iter().map(|entry| (entry.inode, entry.block));
+        let mut owners: BTreeSet<_> = owners.collect();
+        owners.extend(parts.fs.references(pack).await?);
+        for (inode, block) in owners {
+            if parts.fs.shows(inode, block, pack).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Deletes objects; one that is not there counts as deleted.

@@ -8,6 +8,7 @@ use futures::{FutureExt as _, StreamExt as _};
 
 use super::*;
 use crate::base::{Inode, KIB, MIB, PackNumber, Timestamp};
+use crate::format::Key;
 use crate::fs::CopyRange;
 use crate::fs::tests::support::*;
 use crate::store::StoreFault;
@@ -47,6 +48,21 @@ impl Bench {
         let clock = self.clock.clone();
         let parts = GcParts { fs: fs.clone(), meta, packs, reader, store, clock };
         (fs, Collector::new(parts))
+    }
+
+    /// Orphans are looked for from the first pack on; the record of `lost` is removed.
+    async fn sweep_from_the_first_pack(&self, lost: Option<PackNumber>) {
+        let meta = self.volume.meta.open();
+        let counters = crate::fs::read_counters(&meta).await.unwrap();
+        let next_pack = PackNumber::new(counters.next_pack.writer(), 0).unwrap();
+        let mut batch = crate::meta::Batch::new();
+        let record = crate::format::Counters { next_pack, ..counters }.encode();
+        batch.put(Key::counters().as_bytes().to_vec(), record);
+        if let Some(lost) = lost {
+            batch.delete(Key::pack(lost).as_bytes().to_vec());
+        }
+        meta.apply(batch).await.unwrap();
+        meta.flush().await.unwrap();
     }
 
     /// Objects in the bucket and their bytes.
@@ -237,14 +253,7 @@ async fn a_pack_that_is_freed_during_a_sweep_is_not_taken_for_an_orphan() {
         fs.flush().await.unwrap();
     }
     fs.close().await.unwrap();
-    let meta = bench.volume.meta.open();
-    let counters = crate::fs::read_counters(&meta).await.unwrap();
-    let next_pack = PackNumber::new(counters.next_pack.writer(), 0).unwrap();
-    let mut batch = crate::meta::Batch::new();
-    let record = crate::format::Counters { next_pack, ..counters }.encode();
-    batch.put(crate::format::Key::counters().as_bytes().to_vec(), record);
-    meta.apply(batch).await.unwrap();
-    meta.flush().await.unwrap();
+    bench.sweep_from_the_first_pack(None).await;
     let (fs, collector) = bench.mount().await;
     remove(&fs, "file0").await;
     collector.collect(NOW).await.unwrap();
@@ -336,6 +345,24 @@ async fn what_is_written_to_a_block_while_it_is_moved_stays() {
     let at = (768 << 10) + 100;
     expected[at..at + 9].copy_from_slice(b"meanwhile");
     assert!(read_all(&fs, file).await == expected);
+}
+
+/// Damage that a repair can undo from the pack itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_that_files_show_is_not_swept_though_its_record_is_lost() {
+    let bench = Bench::new().await;
+    let (fs, _) = bench.mount().await;
+    make(&fs, "file", 1, MIB).await;
+    fs.flush().await.unwrap();
+    let pack = fs.packs(PackNumber(0)).await.unwrap()[0].0;
+    fs.close().await.unwrap();
+    bench.sweep_from_the_first_pack(Some(pack)).await;
+    let objects = bench.bucket().await;
+
+    let (_, collector) = bench.mount().await;
+    let figures = collector.collect(NOW).await.unwrap();
+    assert_eq!((figures.orphans, figures.damaged_packs), (0, 1), "{figures:?}");
+    assert_eq!(bench.bucket().await, objects);
 }
 
 /// The record goes after the object: what failed in between is done again.
