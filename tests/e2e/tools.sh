@@ -64,6 +64,7 @@ check_rsync() {
 
 use_sqlite() {
     local writer pids=()
+    run python3 "$support/sqlite_load.py" "$mnt/database" make
     for writer in one two; do
         python3 "$support/sqlite_load.py" "$mnt/database" $writer $SQLITE_TRANSACTIONS >"$work/out/$writer" 2>&1 &
         pids+=($!)

@@ -111,14 +111,17 @@ server_dir() { echo "${E2E_SERVERS:-$root/target/e2e}/$1"; }
 # Starts ceph-rgw, s3s-fs or moto unless it runs; sets S3_ENDPOINT, the credentials and AWS_REGION.
 # With E2E_KEEP_SERVERS (set by tests/run) it stays for the next script.
 server() {
-    local name=$1 dir port exports
+    local name=$1 dir port exports lock
     dir=$(server_dir "$name")
     mkdir -p "$dir"
-    port=$(cat "$dir/port" 2>/dev/null) || port=$(free_port)
     [ -n "${E2E_KEEP_SERVERS:-}" ] || servers_started+=("$name")
-    # Another script may be starting it, too.
-    exports=$(flock --close "$dir" "$support/servers/$name" start "$dir" "$port" 2>"$work/out/$name.log") ||
+    # Another script may be starting it, too. The server itself must not hold the lock.
+    exec {lock}<"$dir"
+    flock "$lock"
+    port=$(cat "$dir/port" 2>/dev/null) || port=$(free_port)
+    exports=$("$support/servers/$name" start "$dir" "$port" 2>"$work/out/$name.log" {lock}<&-) ||
         fail "$name does not start: $(tail -n 3 "$work/out/$name.log")"
+    exec {lock}<&-
     eval "$exports"
     # The config file names the endpoint; the variable would hide a mistake there.
     S3_ENDPOINT=$AWS_ENDPOINT_URL

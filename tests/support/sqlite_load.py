@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
 """One of several processes that write the same SQLite database in WAL mode.
 
+    sqlite_load.py DATABASE make
     sqlite_load.py DATABASE NAME TRANSACTIONS
     sqlite_load.py DATABASE check PROCESSES TRANSACTIONS
+
+It is made first: of two processes that turn WAL on at the same moment, SQLite tells one
+at once that the database is locked, on any file system and whatever its timeout.
 """
 
 import hashlib
@@ -16,8 +20,13 @@ def connect(path):
     if mode != "wal":
         raise SystemExit(f"sqlite: the database is in mode {mode}, not WAL")
     database.execute("PRAGMA synchronous=FULL")
-    database.execute("CREATE TABLE IF NOT EXISTS rows (writer TEXT, number INTEGER, content BLOB, sum TEXT)")
     return database
+
+
+def make(path):
+    database = connect(path)
+    database.execute("CREATE TABLE rows (writer TEXT, number INTEGER, content BLOB, sum TEXT)")
+    database.close()
 
 
 def write(path, name, transactions):
@@ -47,7 +56,9 @@ def check(path, processes, transactions):
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "check":
+    if sys.argv[2] == "make":
+        make(sys.argv[1])
+    elif sys.argv[2] == "check":
         check(sys.argv[1], int(sys.argv[3]), int(sys.argv[4]))
     else:
         write(sys.argv[1], sys.argv[2], int(sys.argv[3]))
