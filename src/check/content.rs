@@ -9,7 +9,7 @@ use super::tables::Node;
 use super::{Check, CheckError, Fields, Problem, Repair};
 use crate::base::{FILE_SIZE_MAX, Inode, PackNumber};
 use crate::crypto::{HEADER_LEN, TAG_LEN};
-use crate::format::{FileKind, Fragment, Key, KeyKind, PAGE_BLOCKS, Page, Place};
+use crate::format::{FileKind, FormatError, Fragment, Key, KeyKind, PAGE_BLOCKS, Page, Place};
 
 /// A page of a file's block map, as the scan meets it.
 struct Met {
@@ -23,13 +23,15 @@ struct Lost {
     content: u64,
     /// One past the last byte.
     end: u64,
-    /// Pages that show nothing.
-    useless: Vec<u64>,
+    /// Pages without blocks.
+    empty: Vec<u64>,
+    /// Pages that do not decode: what they show is not known.
+    damaged: Vec<u64>,
 }
 
 impl Lost {
     fn new(inode: Inode) -> Self {
-        Self { inode, content: 0, end: 0, useless: Vec::new() }
+        Self { inode, content: 0, end: 0, empty: Vec::new(), damaged: Vec::new() }
     }
 }
 
@@ -45,28 +47,29 @@ impl Check<'_> {
     pub(super) async fn block_maps(&mut self) -> Result<(), CheckError> {
         let mut marks = self.inline_marks().await?;
         let mut cursor = Cursor::of(self.meta, KeyKind::Page);
-        let mut lost: Option<Lost> = None;
+        let mut lost: Vec<Lost> = Vec::new();
         while let Some(([inode, number], value)) = self.next(&mut cursor).await? {
             let met = Met { inode: Inode(inode), number };
             self.met(met.inode);
             let is_marked = marks.remove(&(met.inode, number));
-            if lost.as_ref().is_some_and(|lost| lost.inode != met.inode) {
-                self.leave_lost(lost.take());
-            }
             match self.inodes.node(met.inode).map(|node| node.kind) {
                 Some(kind) => self.page(&met, kind, &value, is_marked),
-                None => self.lost_page(
-                    &met,
-                    &value,
-                    is_marked,
-                    lost.get_or_insert_with(|| Lost::new(met.inode)),
-                ),
+                None => {
+                    if lost.last().is_none_or(|lost| lost.inode != met.inode) {
+                        lost.push(Lost::new(met.inode));
+                    }
+                    if let Some(lost) = lost.last_mut() {
+                        self.lost_page(&met, &value, is_marked, lost);
+                    }
+                }
             }
         }
-        self.leave_lost(lost);
+        for lost in lost {
+            self.judge_lost(&lost);
+        }
         for (inode, page) in marks {
             let mut repair = Some(Repair::Set(vec![(Key::inline(inode, page), None)]));
-            if let Some(node) = self.inodes.node(inode).filter(|node| node.lacks_content()) {
+            if let Some(node) = self.inodes.node(inode).filter(|node| node.may_lack_content()) {
                 // It stays as a witness of the page.
                 node.has_stray_mark = true;
                 repair = None;
@@ -101,8 +104,7 @@ impl Check<'_> {
             Err(error) => {
                 self.has_damaged_page = true;
                 if is_file {
-                    let (from, to) = (self.offset(met, 0), self.offset(met, PAGE_BLOCKS));
-                    self.report.add(Problem::DamagedPage { inode, from, to, error }, None);
+                    self.damaged_page(met, error);
                 }
                 if let Some(node) = self.inodes.node(inode) {
                     node.has_damaged_page = true;
@@ -129,25 +131,43 @@ impl Check<'_> {
                 lost.end = lost.end.max(self.end_of(met, &page));
                 self.judge_page(met, &page, is_marked);
             }
-            Ok(_) => lost.useless.push(met.number),
-            Err(_) => {
+            Ok(_) => lost.empty.push(met.number),
+            Err(error) => {
                 self.has_damaged_page = true;
-                lost.useless.push(met.number);
+                lost.damaged.push(met.number);
+                if lost.inode != Inode::ROOT {
+                    let to = self.damaged_page(met, error);
+                    lost.end = lost.end.max(to);
+                }
             }
         }
     }
 
-    /// The pages of an inode without a record are all seen: those that show content are a file.
-    fn leave_lost(&mut self, lost: Option<Lost>) {
-        let Some(Lost { inode, content, end, useless }) = lost else { return };
-        let is_file = content > 0 && inode != Inode::ROOT;
-        if is_file {
+    /// Tells of a page that does not decode; one past the last byte that it may show.
+    fn damaged_page(&mut self, met: &Met, error: FormatError) -> u64 {
+        let (from, to) = (self.offset(met, 0), self.offset(met, PAGE_BLOCKS));
+        self.report.add(Problem::DamagedPage { inode: met.inode, from, to, error }, None);
+        to
+    }
+
+    /// An inode without a record, once all pages are counted: if they show content, or may, it is a
+    /// file.
+    fn judge_lost(&mut self, lost: &Lost) {
+        let Lost { inode, content, end, ref empty, ref damaged } = *lost;
+        let may_have_content = content > 0 || !damaged.is_empty();
+        if may_have_content && inode != Inode::ROOT {
             self.missing.insert(inode);
-            let repair = Repair::MakeFile { inode, size: end.min(FILE_SIZE_MAX) };
+            // Pages may be lost as well as the inode. What packs count and nothing shows may be
+            // theirs: as long as the file counts it too, no pack is freed for it.
+            let lack = self.packs.lack();
+            self.has_missing_content |= lack > 0;
+            let (size, allocated) = (end.min(FILE_SIZE_MAX), content.saturating_add(lack));
+            let repair = Repair::MakeFile { inode, size, allocated: allocated.min(FILE_SIZE_MAX) };
             self.report.add(Problem::MissingFile { inode, bytes: content }, repair);
+            return;
         }
-        for number in useless.into_iter().filter(|_| !is_file) {
-            let repair = (content == 0).then(|| remove_page(&Met { inode, number }));
+        for number in empty.iter().chain(damaged).copied() {
+            let repair = (!may_have_content).then(|| remove_page(&Met { inode, number }));
             self.report.add(Problem::StrayPage { inode, page: number }, repair);
         }
     }
@@ -246,8 +266,14 @@ impl Check<'_> {
 
     /// Bytes of content and sizes, once all pages are counted.
     pub(super) fn judge_content(&mut self) {
-        let packs_lack = self.packs.used.iter().any(|pack| pack.shown < pack.live);
-        for node in self.inodes.nodes.iter().filter(|node| node.kind == Some(FileKind::Regular)) {
+        let packs_lack = self.packs.lack() > 0;
+        for node in &self.inodes.nodes {
+            if node.kind != Some(FileKind::Regular) {
+                // What it counts is not known, or it may have been a file.
+                self.has_missing_content |=
+                    packs_lack && (node.kind.is_none() || node.lacks_content());
+                continue;
+            }
             let Node { inode, size, end, content: found, allocated: recorded, .. } = *node;
             if end > size {
                 // Rather too much than too little: what was cut off may come back, nothing is lost.

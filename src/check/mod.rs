@@ -70,9 +70,19 @@ pub struct Facts {
 /// # Errors
 /// [`CheckError::Meta`]: not all records could be read.
 pub async fn fsck(meta: &dyn MetaRead, facts: &Facts) -> Result<Report, CheckError> {
+    fsck_again(meta, facts, false).await
+}
+
+/// The same for records that are being mended; `was_doubtful` before that.
+async fn fsck_again(
+    meta: &dyn MetaRead,
+    facts: &Facts,
+    was_doubtful: bool,
+) -> Result<Report, CheckError> {
     let mut check = Check {
         meta,
         facts,
+        was_doubtful,
         report: Report::default(),
         inodes: Inodes::default(),
         packs: Packs::default(),
@@ -88,15 +98,16 @@ pub async fn fsck(meta: &dyn MetaRead, facts: &Facts) -> Result<Report, CheckErr
     check.load_packs().await?;
     check.orphan_marks().await?;
     check.block_maps().await?;
-    check.references().await?;
     check.entries().await?;
     check.attributes().await?;
     check.judge_odd();
     check.judge_tree();
     check.judge_links();
     check.judge_content();
+    check.references().await?;
     check.judge_packs();
     check.sums().await?;
+    check.report.is_doubtful = check.is_doubtful();
     Ok(check.report)
 }
 
@@ -104,6 +115,7 @@ pub async fn fsck(meta: &dyn MetaRead, facts: &Facts) -> Result<Report, CheckErr
 struct Check<'a> {
     meta: &'a dyn MetaRead,
     facts: &'a Facts,
+    was_doubtful: bool,
     report: Report,
     inodes: Inodes,
     packs: Packs,
@@ -111,7 +123,8 @@ struct Check<'a> {
     inode_max: Inode,
     /// What a damaged page showed is not known: some counts can only be too low.
     has_damaged_page: bool,
-    /// Block maps lack what a file and a pack count: of no pack less is in use than it counts.
+    /// Block maps lack what a pack counts, and a file counts it too or may: of no pack less is in
+    /// use than it counts.
     has_missing_content: bool,
     /// Inodes whose fields contradict their kind, in order.
     odd: Vec<Odd>,
@@ -133,6 +146,11 @@ struct Odd {
 impl Check<'_> {
     fn unknown(&mut self, key: Bytes) {
         self.report.add(Problem::UnknownRecord { key }, None);
+    }
+
+    /// Whether what is damaged or missing may show content of any pack.
+    fn is_doubtful(&self) -> bool {
+        self.was_doubtful || self.has_damaged_page || self.has_missing_content
     }
 
     fn met(&mut self, inode: Inode) {
@@ -251,8 +269,8 @@ impl Check<'_> {
             let pack = PackNumber(pack);
             if !self.packs.is_known(pack) && !self.packs.unknown.contains_key(&pack) {
                 let key = Key::reference(pack, Inode(inode), BlockIndex(block));
-                // A page that does not decode may show something of the pack.
-                let repair = (!self.has_damaged_page).then(|| Repair::Set(vec![(key, None)]));
+                // A page that is damaged or missing may show something of the pack.
+                let repair = (!self.is_doubtful()).then(|| Repair::Set(vec![(key, None)]));
                 self.report.add(Problem::StrayReference { pack }, repair);
             }
         }
@@ -261,11 +279,13 @@ impl Check<'_> {
 
     /// Fields that contradict an inode's kind, once its pages and the names under it are seen.
     fn judge_odd(&mut self) {
+        let packs_lack = self.packs.lack() > 0;
         for Odd { inode, what, is_safe } in std::mem::take(&mut self.odd) {
-            let has_content = self
-                .inodes
-                .node(inode)
-                .is_some_and(|node| node.kind != Some(FileKind::Regular) && node.content > 0);
+            // Or it had some, in pages that are missing.
+            let has_content = self.inodes.node(inode).is_some_and(|node| {
+                let has_content = node.content > 0 || (packs_lack && node.lacks_content());
+                node.kind != Some(FileKind::Regular) && has_content
+            });
             let normal = Fields { normal: true, ..Fields::default() };
             let repair = (is_safe && !has_content).then_some(Repair::Inode(inode, normal));
             self.report.add(Problem::WrongFields { inode, what }, repair);

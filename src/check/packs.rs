@@ -33,7 +33,8 @@ impl Check<'_> {
     /// Live bytes and freed packs, once all pages are counted.
     pub(super) fn judge_packs(&mut self) {
         // A page that is damaged or missing may show something of any pack: none is freed.
-        let may_be_shown = self.has_damaged_page || self.has_missing_content;
+        let may_be_shown = self.is_doubtful();
+        let is_told = self.has_damaged_page || self.has_missing_content;
         let report = &mut self.report;
         for pack in &self.packs.used {
             let (number, live) = (pack.number, pack.shown);
@@ -61,14 +62,16 @@ impl Check<'_> {
                 (None, None) if pack.content == 0 => {
                     report.add(Problem::NoContent { pack: number }, rebuild);
                 }
-                (None, None) if may_be_shown && live < pack.live.max(1) => {}
+                (None, None) if is_told && live < pack.live.max(1) => {}
                 (None, None) if live != pack.live => {
                     let problem =
                         Problem::WrongLive { pack: number, recorded: pack.live, found: live };
-                    report.add(problem, Repair::Live(number, live));
+                    let is_safe = live > pack.live || !may_be_shown;
+                    report.add(problem, is_safe.then_some(Repair::Live(number, live)));
                 }
                 (None, None) if live == 0 => {
-                    report.add(Problem::Unfreed { pack: number }, Repair::Live(number, 0));
+                    let repair = (!may_be_shown).then_some(Repair::Live(number, 0));
+                    report.add(Problem::Unfreed { pack: number }, repair);
                 }
                 (None, None) => {}
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::edit::Edit;
 use super::report::{Fields, Stage};
-use super::{CheckError, Facts, NUMBER_MAX, Repair, Report, fsck};
+use super::{CheckError, Facts, NUMBER_MAX, Repair, Report, fsck, fsck_again};
 use crate::base::{CommitNumber, Inode, MIB, PackNumber, Timestamp};
 use crate::crypto::SecretKey;
 use crate::data::{self, PackContext};
@@ -79,7 +79,8 @@ pub async fn repair(
         if !is_changed {
             break;
         }
-        let now = fsck(meta, facts).await?;
+        // What made it doubtful may be what was mended.
+        let now = fsck_again(meta, facts, before.is_doubtful).await?;
         let is_stuck = (&now.findings, now.more) == (&after.findings, after.more);
         after = now;
         if is_stuck {
@@ -160,8 +161,9 @@ impl Mender<'_, '_> {
                 let record = self.made(FileKind::Directory);
                 self.edit.set_inode(*inode, &record);
             }
-            Repair::MakeFile { inode, size } => {
-                let record = InodeRecord { size: *size, ..self.made(FileKind::Regular) };
+            Repair::MakeFile { inode, size, allocated } => {
+                let (size, allocated) = (*size, *allocated);
+                let record = InodeRecord { size, allocated, ..self.made(FileKind::Regular) };
                 self.edit.set_inode(*inode, &record);
             }
             Repair::Adopt(inode) => self.adopt(*inode).await?,

@@ -58,6 +58,8 @@ pub enum Repair {
         inode: Inode,
         /// One past the last byte of its content.
         size: u64,
+        /// Bytes of content, those included that may be lost.
+        allocated: u64,
     },
     /// A name under `/lost+found`.
     Adopt(Inode),
@@ -151,6 +153,8 @@ pub struct Report {
     pub more: u64,
     /// Records looked at.
     pub records: u64,
+    /// Content may be shown by what is damaged or missing: no pack is freed, whatever is counted.
+    pub is_doubtful: bool,
     /// What the counters ought to say, but for the numbers that only the volume itself knows.
     pub counted: Counters,
 }

@@ -57,6 +57,11 @@ impl Node {
     pub fn lacks_content(&self) -> bool {
         self.content < self.allocated
     }
+
+    /// The same, or it is not known what it counts.
+    pub fn may_lack_content(&self) -> bool {
+        self.kind.is_none() || self.lacks_content()
+    }
 }
 
 /// A directory, besides what is known of its inode.
@@ -164,6 +169,13 @@ impl Packs {
     pub fn pack(&mut self, number: PackNumber) -> Option<&mut Pack> {
         let at = self.used.binary_search_by_key(&number, |pack| pack.number).ok()?;
         self.used.get_mut(at)
+    }
+
+    /// Bytes that packs count and no block map shows. A pack whose record does not decode counts some.
+    pub fn lack(&self) -> u64 {
+        let counted = |pack: &Pack| if pack.damage.is_some() { 1 } else { pack.live };
+        let lacks = self.used.iter().map(|pack| counted(pack).saturating_sub(pack.shown));
+        lacks.fold(0, u64::saturating_add)
     }
 
     pub fn is_known(&mut self, number: PackNumber) -> bool {

@@ -328,10 +328,14 @@ async fn a_file_without_its_inode_keeps_its_content_its_names_and_attributes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_missing_inode_without_content_left_behind_is_removed() {
-    for left_of_page in [None, Some(vec![9])] {
+    for left_of_page in [None, Some(vec![1, 0])] {
         let sample = Sample::new().await;
         let (inode, page) = (Key::inode(sample.small), Key::page(sample.small, 0));
-        let changes = vec![(inode, None), (page, left_of_page)];
+        // What it showed of the pack is not counted any more either.
+        let (pack, record) = sample.pack().await;
+        let record = PackRecord { live: record.live - 4096, ..record };
+        let changes =
+            vec![(inode, None), (page, left_of_page), (Key::pack(pack), Some(record.encode()))];
         let found = sample.mended(changes).await;
         assert_found!(&found, Problem::DanglingEntry { .. });
         assert_found!(&found, Problem::StrayXattr { .. });
@@ -339,6 +343,78 @@ async fn what_a_missing_inode_without_content_left_behind_is_removed() {
         let dir = lookup(&fs, ROOT, "dir").await.unwrap().inode;
         assert_eq!(list(&fs, dir).await, [".", "..", "sub"]);
         assert_eq!(read_all(&fs, sample.big).await, big_content());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_page_of_a_missing_inode_stays_and_frees_nothing() {
+    let sample = Sample::new().await;
+    let packs = sample.all(KeyKind::Pack).await;
+    let page = Key::page(sample.big, 0);
+    let changes = vec![(Key::inode(sample.big), None), (page.clone(), Some(vec![9]))];
+    let left = sample.left(changes).await;
+    assert!(matches!(left[..], [Problem::DamagedPage { from: 0, .. }]), "{left:#?}");
+    assert_eq!(sample.left(Vec::new()).await, left);
+    assert_eq!(sample.get(&page).await.unwrap(), vec![9]);
+    assert_eq!(sample.all(KeyKind::Pack).await, packs);
+    let fs = sample.volume.mount().await;
+    let file = lookup(&fs, ROOT, "again").await.unwrap();
+    assert_eq!((file.inode, file.record.nlink), (sample.big, 2));
+    let read = fs.read(file.inode, crate::fs::Handle(0), 0, 4096).wait().await;
+    assert!(read.is_err(), "{read:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inode_that_does_not_decode_or_is_no_file_any_more_and_lost_its_page_frees_nothing() {
+    for inode_number in 0..2 {
+        for is_fifo in [false, true] {
+            let sample = Sample::new().await;
+            let inode = [sample.big, sample.small][inode_number];
+            let packs = sample.all(KeyKind::Pack).await;
+            let record = InodeRecord { kind: FileKind::Fifo, ..sample.inode(inode).await };
+            let record = if is_fifo { record.encode() } else { vec![77] };
+            let changes = vec![(Key::inode(inode), Some(record)), (Key::page(inode, 0), None)];
+            let left = sample.left(changes).await;
+            assert_eq!(sample.left(Vec::new()).await, left);
+            assert_eq!(sample.all(KeyKind::Pack).await, packs, "{left:#?}");
+            if inode == sample.small {
+                assert!(sample.get(&Key::inline(inode, 0)).await.is_some());
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_lost_its_inode_and_a_page_frees_nothing_until_it_is_removed() {
+    for record_of_pack in [None, Some(b"?".to_vec())] {
+        let sample = Sample::new().await;
+        let fs = sample.volume.mount().await;
+        let (long, _) = create(&fs, ROOT, "long").await;
+        let (first, second) = (big_content(), big_content());
+        write(&fs, long, 0, &first).await;
+        fs.flush().await.unwrap();
+        write(&fs, long, 128 * sample.volume.block_size.bytes(), &second).await;
+        fs.close().await.unwrap();
+        let packs = sample.all(KeyKind::Pack).await;
+        let mut changes = vec![(Key::inode(long), None), (Key::page(long, 1), None)];
+        // The pack of the page that is missing.
+        let (last, _) = packs.last().unwrap();
+        changes.extend(record_of_pack.map(|record| (Key::from_bytes(last), Some(record))));
+        for changes in [changes, Vec::new()] {
+            let left = sample.left(changes).await;
+            assert!(
+                matches!(left[..], [Problem::MissingContent { inode, .. }] if inode == long),
+                "{left:#?}"
+            );
+            assert_eq!(sample.all(KeyKind::Pack).await.len(), packs.len());
+            assert!(sample.get(&Key::from_bytes(last)).await.is_some());
+        }
+        let fs = sample.volume.mount().await;
+        assert_eq!(read_all(&fs, long).await, first);
+        fs.unlink(ROOT, b"long").wait().await.unwrap();
+        fs.close().await.unwrap();
+        sample.mended(Vec::new()).await;
+        assert!(sample.get(&Key::from_bytes(last)).await.is_none());
     }
 }
 
