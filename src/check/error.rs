@@ -14,6 +14,9 @@ pub enum CheckError {
     /// Records cannot be read or written.
     #[error(transparent)]
     Meta(#[from] MetaError),
+    /// Beside a writer, no state stood still for long enough.
+    #[error("the volume changes faster than it can be checked; try again, or unmount it")]
+    Moving,
     /// The store does not give a pack, for a reason that passes.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -41,6 +44,7 @@ impl CheckError {
         match self {
             Self::Meta(error) => error.kind(),
             Self::Data(error) => error.kind(),
+            Self::Moving => ErrorKind::Retry,
             Self::Store { source, .. } => store::classify(source).kind(),
             Self::State { .. } => ErrorKind::Denied,
         }

@@ -28,6 +28,7 @@ mod tables;
 mod tree;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -53,6 +54,11 @@ pub use scrub::{
 /// No volume comes to have had more inodes or commits: a mount refuses higher numbers.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
+/// Checks of records that move on meanwhile. A reader with a long interval does so once, at its beginning.
+const TRIES_MAX: usize = 5;
+/// Between two looks at whether the records have settled.
+const SETTLING: Duration = Duration::from_millis(50);
+
 /// What a check has to know besides the records.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -64,8 +70,7 @@ pub struct Facts {
 
 /// Checks all records of a volume against each other.
 ///
-/// `meta` must show one state for as long as this takes; beside a writer, a reader that does not
-/// follow it.
+/// `meta` must show one state for as long as this takes; [`fsck_beside`] sees to it beside a writer.
 ///
 /// # Errors
 /// [`CheckError::Meta`]: not all records could be read.
@@ -73,7 +78,25 @@ pub async fn fsck(meta: &dyn MetaRead, facts: &Facts) -> Result<Report, CheckErr
     fsck_again(meta, facts, false).await
 }
 
-/// The same for records that are being mended; `was_doubtful` before that.
+/// The same beside a writer: where `meta` moved on to another state meanwhile, it is done again.
+///
+/// # Errors
+/// As [`fsck`]; [`CheckError::Moving`]: it moved on each time.
+pub async fn fsck_beside(meta: &dyn MetaRead, facts: &Facts) -> Result<Report, CheckError> {
+    for _ in 0..TRIES_MAX {
+        while meta.is_settling() {
+            tokio::time::sleep(SETTLING).await;
+        }
+        let version = meta.version();
+        let report = fsck(meta, facts).await;
+        if meta.version() == version && !meta.is_settling() {
+            return report;
+        }
+    }
+    Err(CheckError::Moving)
+}
+
+/// As [`fsck`], of records that are being mended; `was_doubtful` before that.
 async fn fsck_again(
     meta: &dyn MetaRead,
     facts: &Facts,

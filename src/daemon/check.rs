@@ -49,7 +49,7 @@ pub async fn check(config: &Config, secret: &Secret) -> Result<Checked, DaemonEr
     let (storage, volume) = open_volume(config, secret).await?;
     let meta = follow(&storage, &volume, Some(ONE_STATE)).await?;
     check_pin(&storage, &volume, &meta).await?;
-    let before = check::fsck(&meta, &facts(&volume)).await?;
+    let before = check::fsck_beside(&meta, &facts(&volume)).await?;
     let paths = check::paths(&meta, &before.inodes()).await?;
     // What was read is read.
     let _ = meta.close().await;
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
     use crate::crypto::SecretKey;
     use crate::daemon::create;
-    use crate::format::InodeRecord;
+    use crate::format::{FileKind, InodeRecord};
     use crate::keys::NewSlot;
     use crate::meta::Batch;
 
@@ -302,6 +302,52 @@ mod tests {
         assert!(matches!(error, DaemonError::Lease { .. }), "{error}");
         lease.release().await.unwrap();
         assert!(mend(&config, &slot.secret, false).await.unwrap().before.is_clean());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_check_beside_a_writer_that_commits_throughout_sees_one_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, slot) = volume_in(dir.path());
+        create(&config, slot.clone()).await.unwrap();
+        let (_, _, meta) = writer(&config, &slot).await;
+        let write = async {
+            let value = meta.get(Key::counters().as_bytes()).await.unwrap().unwrap();
+            let mut counters = Counters::decode(&value).unwrap();
+            let value = meta.get(Key::inode(Inode::ROOT).as_bytes()).await.unwrap().unwrap();
+            let root = InodeRecord::decode(&value).unwrap();
+            let orphan = InodeRecord {
+                kind: FileKind::Regular,
+                nlink: 0,
+                parent: Inode(0),
+                entries: 0,
+                ..root
+            };
+            loop {
+                let mut batch = Batch::new();
+                for _ in 0..500 {
+                    let inode = Inode(counters.next_inode);
+                    batch.put(Key::inode(inode).as_bytes().to_vec(), orphan.encode());
+                    batch.put(Key::orphan(inode).as_bytes().to_vec(), vec![1]);
+                    counters.next_inode += 1;
+                    counters.inodes += 1;
+                }
+                counters.commit.0 += 1;
+                batch.put(Key::counters().as_bytes().to_vec(), counters.encode());
+                meta.apply(batch).await.unwrap();
+                meta.flush().await.unwrap();
+            }
+        };
+        let check = async {
+            for _ in 0..8 {
+                let found = check(&config, &slot.secret).await.unwrap().before;
+                assert!(found.is_clean(), "{:#?}", found.findings);
+            }
+        };
+        tokio::select! {
+            () = check => {}
+            () = write => {}
+        }
+        meta.close().await.unwrap();
     }
 
     /// All files below `dir`.

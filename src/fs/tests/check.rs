@@ -10,14 +10,15 @@ use proptest::prelude::*;
 
 use super::support::*;
 use crate::base::{CommitNumber, Inode, MIB, PackNumber, Timestamp};
-use crate::check::{Bucket, Means, Mended, Problem, Report, paths, repair};
+use crate::check::{Bucket, Means, Mended, Problem, Report, fsck, fsck_beside, paths, repair};
 use crate::format::{
     ACCESS_ACL_NAME, Counters, DirEntry, FileKind, FreedRecord, InodeRecord, Key, KeyKind,
     PackRecord,
 };
 use crate::fs::{CopyRange, RenameMode, XattrMode};
 use crate::meta::{
-    Batch, Checkpoint, CheckpointId, MemoryMeta, MetaError, MetaRead, MetaStore, Record,
+    Batch, Checkpoint, CheckpointId, MemoryMeta, MemoryVolume, MetaError, MetaRead, MetaStore,
+    Record,
 };
 use crate::store::object_store::ObjectStoreExt as _;
 
@@ -659,6 +660,66 @@ async fn what_cannot_be_understood_is_left_alone() {
     assert_eq!(sample.get(&inode).await.unwrap(), vec![77]);
     let (entry, _) = sample.entry(sample.small).await;
     assert!(sample.get(&entry).await.is_some());
+}
+
+/// A reader that moves on to the next state as the last record of a check is read.
+struct Moving {
+    volume: MemoryVolume,
+    left: AtomicUsize,
+}
+
+impl Moving {
+    /// A file without a name is made, all at once.
+    async fn step(&self) {
+        let Some(left) = self.left.load(Relaxed).checked_sub(1) else { return };
+        self.left.store(left, Relaxed);
+        let meta = self.volume.open();
+        let value = meta.get(Key::counters().as_bytes()).await.unwrap().unwrap();
+        let mut counters = Counters::decode(&value).unwrap();
+        let value = meta.get(Key::inode(ROOT).as_bytes()).await.unwrap().unwrap();
+        let root = InodeRecord::decode(&value).unwrap();
+        let (kind, inode) = (FileKind::Regular, Inode(counters.next_inode));
+        let orphan = InodeRecord { kind, nlink: 0, parent: Inode(0), entries: 0, ..root };
+        counters.next_inode += 1;
+        counters.inodes += 1;
+        let mut batch = Batch::new();
+        batch.put(Key::inode(inode).as_bytes().to_vec(), orphan.encode());
+        batch.put(Key::orphan(inode).as_bytes().to_vec(), vec![1]);
+        batch.put(Key::counters().as_bytes().to_vec(), counters.encode());
+        meta.apply(batch).await.unwrap();
+        meta.flush().await.unwrap();
+    }
+}
+
+#[async_trait]
+impl MetaRead for Moving {
+    async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
+        if *key == *Key::counters().as_bytes() {
+            self.step().await;
+        }
+        self.volume.follow().get(key).await
+    }
+
+    async fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Record>, MetaError> {
+        self.volume.follow().scan(start, end, limit).await
+    }
+
+    fn version(&self) -> u64 {
+        self.volume.follow().version()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_moves_on_while_it_is_checked_is_checked_again_and_not_for_ever() {
+    let sample = Sample::new().await;
+    let (volume, facts) = (sample.volume.meta.clone(), sample.volume.facts());
+    let moving = |steps| Moving { volume: volume.clone(), left: AtomicUsize::new(steps) };
+    let two_states = fsck(&moving(1), &facts).await.unwrap();
+    assert_found!(&problems(&two_states), Problem::WrongCounter { .. });
+    let report = fsck_beside(&moving(3), &facts).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    let error = fsck_beside(&moving(usize::MAX), &facts).await.unwrap_err();
+    assert_eq!(error.kind(), crate::base::ErrorKind::Retry, "{error}");
 }
 
 /// A writer that dies at its batch number `left`.
