@@ -20,6 +20,7 @@ mod names;
 mod packs;
 mod paths;
 mod problem;
+mod refusal;
 mod repair;
 mod report;
 mod scrub;

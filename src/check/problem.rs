@@ -306,6 +306,14 @@ pub enum Problem {
         /// Bytes that files show.
         live: u64,
     },
+    /// The store does not give a pack whose record has to be read out of it.
+    #[error("pack {pack}: it cannot be read, so its record cannot be made anew: {why}")]
+    UnreadPack {
+        /// The pack.
+        pack: PackNumber,
+        /// What the store said.
+        why: String,
+    },
     /// A record of a pack that nothing needs and that does not decode.
     #[error("pack {pack}: its record does not decode ({error}); no file needs it")]
     DamagedPack {

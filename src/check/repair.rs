@@ -1,11 +1,13 @@
 //! Mending what a check found, in stages: which records there are, names that were lost, what the
 //! records say of each other, the sums.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::edit::Edit;
+use super::refusal::refused_pack;
 use super::report::{Fields, Stage};
-use super::{CheckError, Facts, NUMBER_MAX, Repair, Report, fsck, fsck_again};
+use super::{CheckError, Facts, NUMBER_MAX, Problem, Repair, Report, fsck, fsck_again};
 use crate::base::{CommitNumber, Inode, MIB, PackNumber, Timestamp};
 use crate::crypto::SecretKey;
 use crate::data::{self, PackContext};
@@ -66,12 +68,13 @@ pub async fn repair(
     facts: &Facts,
     means: &Means,
 ) -> Result<Mended, CheckError> {
+    let mut work = Work { meta, facts, means, unread: BTreeMap::new() };
     let before = fsck(meta, facts).await?;
     let mut after = before.clone();
     for _ in 0..ROUNDS_MAX {
         let mut is_changed = false;
         for stage in Stage::ALL {
-            is_changed = mend(meta, facts, means, &after, stage).await?;
+            is_changed = work.mend(&after, stage).await?;
             if is_changed {
                 break;
             }
@@ -87,43 +90,52 @@ pub async fn repair(
             break;
         }
     }
+    for (pack, why) in work.unread {
+        after.add(Problem::UnreadPack { pack, why }, None);
+    }
     Ok(Mended { before, after })
 }
 
-/// Applies the repairs of one stage; whether that changed anything.
-async fn mend(
-    meta: &dyn MetaStore,
-    facts: &Facts,
-    means: &Means,
-    report: &Report,
-    stage: Stage,
-) -> Result<bool, CheckError> {
-    let repairs: Vec<_> = report
-        .findings
-        .iter()
-        .filter_map(|finding| finding.repair.as_ref())
-        .filter(|repair| repair.stage() == stage)
-        .collect();
-    if repairs.is_empty() {
-        return Ok(false);
-    }
-    let counters = meta.get(Key::counters().as_bytes()).await?;
-    let counters = counters.and_then(|value| Counters::decode(&value).ok());
-    let recorded = counters.map(|counters| counters.commit);
-    let recorded = recorded.filter(|commit| commit.0 <= NUMBER_MAX).unwrap_or_default();
-    let last = recorded.max(report.counted.commit);
-    let commit = CommitNumber(last.max(means.commit_min).0.saturating_add(1));
-    let mut edit = Edit::new(meta, commit, counters);
-    let mut mender = Mender { edit: &mut edit, facts, means, lost_and_found: None };
-    for repair in repairs {
-        mender.apply(repair).await?;
-        if mender.edit.bytes() >= BATCH_BYTES {
-            mender.edit.store().await?;
+/// A repair under way.
+struct Work<'a> {
+    meta: &'a dyn MetaStore,
+    facts: &'a Facts,
+    means: &'a Means,
+    /// Packs that the store refuses, and why: they are asked for once.
+    unread: BTreeMap<PackNumber, String>,
+}
+
+impl Work<'_> {
+    /// Applies the repairs of one stage; whether that changed anything.
+    async fn mend(&mut self, report: &Report, stage: Stage) -> Result<bool, CheckError> {
+        let Self { meta, facts, means, ref mut unread } = *self;
+        let repairs: Vec<_> = report
+            .findings
+            .iter()
+            .filter_map(|finding| finding.repair.as_ref())
+            .filter(|repair| repair.stage() == stage)
+            .collect();
+        if repairs.is_empty() {
+            return Ok(false);
         }
+        let counters = meta.get(Key::counters().as_bytes()).await?;
+        let counters = counters.and_then(|value| Counters::decode(&value).ok());
+        let recorded = counters.map(|counters| counters.commit);
+        let recorded = recorded.filter(|commit| commit.0 <= NUMBER_MAX).unwrap_or_default();
+        let last = recorded.max(report.counted.commit);
+        let commit = CommitNumber(last.max(means.commit_min).0.saturating_add(1));
+        let mut edit = Edit::new(meta, commit, counters);
+        let mut mender = Mender { edit: &mut edit, facts, means, unread, lost_and_found: None };
+        for repair in repairs {
+            mender.apply(repair).await?;
+            if mender.edit.bytes() >= BATCH_BYTES {
+                mender.edit.store().await?;
+            }
+        }
+        edit.store().await?;
+        meta.flush().await?;
+        Ok(edit.is_changed())
     }
-    edit.store().await?;
-    meta.flush().await?;
-    Ok(edit.is_changed())
 }
 
 /// One stage of mending.
@@ -131,6 +143,7 @@ struct Mender<'a, 'e> {
     edit: &'e mut Edit<'a>,
     facts: &'e Facts,
     means: &'e Means,
+    unread: &'e mut BTreeMap<PackNumber, String>,
     lost_and_found: Option<Inode>,
 }
 
@@ -308,6 +321,9 @@ impl Mender<'_, '_> {
         live: u64,
     ) -> Result<(), CheckError> {
         let Some(bucket) = &self.means.bucket else { return Ok(()) };
+        if self.unread.contains_key(&pack) {
+            return Ok(());
+        }
         let record = match data::recover_record(&bucket.store, &bucket.packs, pack).await {
             Ok(record) => record,
             // Nothing is lost with it.
@@ -316,7 +332,9 @@ impl Mender<'_, '_> {
                 return Ok(());
             }
             Err(error @ (data::DataError::Read { .. } | data::DataError::Abandoned { .. })) => {
-                return Err(error.into());
+                let why = refused_pack(&*bucket.store, error).await?;
+                self.unread.insert(pack, why);
+                return Ok(());
             }
             // Damaged or gone: nothing can be made of it.
             Err(_) => return Ok(()),

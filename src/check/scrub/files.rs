@@ -10,6 +10,7 @@ use super::trial::Trial;
 use super::{Fault, FaultyPack};
 use crate::base::{Inode, PackNumber};
 use crate::check::cursor::Cursor;
+use crate::check::refusal::refused_pack;
 use crate::check::{Bucket, CheckError, Facts, paths};
 use crate::data::{self, ChunkRef, DataError};
 use crate::format::{Fragment, Key, KeyKind, PAGE_BLOCKS, PackRecord, Page};
@@ -94,7 +95,10 @@ async fn suspect(trial: &Trial<'_>, pack: PackNumber) -> Result<Option<Suspect>,
     let object = match data::read_whole(&bucket.store, &bucket.packs, pack, record.size).await {
         Ok((object, _)) => Some(object),
         Err(DataError::Missing { .. }) => None,
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            refused_pack(&*bucket.store, error).await?;
+            None
+        }
     };
     Ok(Some(Suspect { record, object, tried: HashMap::new() }))
 }

@@ -58,13 +58,19 @@ pub struct ScrubOptions {
 }
 
 /// What is wrong with a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "fault", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Fault {
     /// The object is not there.
     #[error("the object is not in the bucket")]
     Missing,
+    /// The store does not give the object, but others.
+    #[error("it cannot be read: {why}")]
+    Unreadable {
+        /// What the store said.
+        why: String,
+    },
     /// The keyring has no key for it.
     #[error("the volume has no key for it")]
     NoKey,

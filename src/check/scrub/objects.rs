@@ -6,9 +6,10 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use super::rate::Rate;
 use super::{PARALLEL, Progress};
 use crate::check::CheckError;
-use crate::store;
+use crate::check::refusal::refused_object;
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt as _};
+use crate::store::sealed;
 
 /// What they are called by.
 const PREFIX: &str = "meta";
@@ -48,7 +49,7 @@ pub async fn scrub_metadata(
     let listed = listed.map_err(|source| CheckError::Store { name: PREFIX.to_owned(), source })?;
     let bytes_total = listed.iter().map(|object| object.size).sum();
     let rate = Rate::new(rate);
-    let tries = listed.into_iter().map(|object| try_object(sealed, object, &rate));
+    let tries = listed.into_iter().map(|object| try_object(store, sealed, object, &rate));
     let mut tried = std::pin::pin!(stream::iter(tries).buffer_unordered(PARALLEL));
     let mut objects = Objects::default();
     while let Some((size, damaged)) = tried.try_next().await? {
@@ -64,22 +65,23 @@ pub async fn scrub_metadata(
 
 /// The object's size, and whether it is damaged.
 async fn try_object(
-    sealed: &dyn ObjectStore,
+    store: &dyn ObjectStore,
+    opened: &dyn ObjectStore,
     object: ObjectMeta,
     rate: &Rate,
 ) -> Result<(u64, Option<DamagedObject>), CheckError> {
     rate.wait(object.size).await;
     let name = object.location.to_string();
-    match read(sealed, &object.location).await {
+    match read(opened, &object.location).await {
         // The writer removes what it does not need any more.
         Ok(()) | Err(Error::NotFound { .. }) => Ok((object.size, None)),
-        Err(error) => match store::sealed::open_error(&error) {
-            Some(why) => {
-                let why = why.to_string();
-                Ok((object.size, Some(DamagedObject { name, why })))
-            }
-            None => Err(CheckError::Store { name, source: error }),
-        },
+        Err(error) => {
+            let why = match sealed::open_error(&error) {
+                Some(why) => why.to_string(),
+                None => format!("cannot be read: {}", refused_object(store, &name, error).await?),
+            };
+            Ok((object.size, Some(DamagedObject { name, why })))
+        }
     }
 }
 

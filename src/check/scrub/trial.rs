@@ -8,6 +8,7 @@ use super::Fault;
 use super::rate::Rate;
 use crate::base::{Inode, PackNumber};
 use crate::check::cursor::Cursor;
+use crate::check::refusal::refused_pack;
 use crate::check::{Bucket, CheckError};
 use crate::data::{self, ChunkRef, DataError, Verdict};
 use crate::format::{Key, PAGE_BLOCKS, PackDirectory, PackRecord, Page, page_of};
@@ -61,7 +62,10 @@ impl Trial<'_> {
         let (object, found) = match data::read_whole(store, packs, pack, record.size).await {
             Ok(read) => read,
             Err(DataError::Missing { .. }) => return Ok((vec![Fault::Missing], None)),
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let why = refused_pack(&**store, error).await?;
+                return Ok((vec![Fault::Unreadable { why }], None));
+            }
         };
         let mut faults = Vec::new();
         if found != record.size {

@@ -1,6 +1,7 @@
 //! Checks of volumes that the file system has written.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -20,7 +21,10 @@ use crate::meta::{
     Batch, Checkpoint, CheckpointId, MemoryMeta, MemoryVolume, MetaError, MetaRead, MetaStore,
     Record,
 };
-use crate::store::object_store::ObjectStoreExt as _;
+use crate::store::faulty::{Fault, Op, Rule};
+use crate::store::object_store::memory::InMemory;
+use crate::store::object_store::{ObjectStore, ObjectStoreExt as _};
+use crate::store::{FaultyStore, StoreFault};
 
 const ROOT: Inode = Inode::ROOT;
 
@@ -104,7 +108,11 @@ type Changes = Vec<(Key, Option<Vec<u8>>)>;
 
 impl Sample {
     async fn new() -> Self {
-        let volume = TestVolume::new().await;
+        Self::on(Arc::new(InMemory::new())).await
+    }
+
+    async fn on(store: Arc<dyn ObjectStore>) -> Self {
+        let volume = TestVolume::on(store).await;
         let fs = volume.mount().await;
         let dir = mkdir(&fs, ROOT, "dir").await;
         let sub = mkdir(&fs, dir, "sub").await;
@@ -226,9 +234,9 @@ fn put_inode(inode: Inode, record: &InodeRecord) -> Changes {
 }
 
 macro_rules! assert_found {
-    ($problems:expr, $pattern:pat) => {
+    ($problems:expr, $pattern:pat $(if $guard:expr)?) => {
         let problems: &[Problem] = $problems;
-        assert!(problems.iter().any(|problem| matches!(problem, $pattern)), "{problems:#?}");
+        assert!(problems.iter().any(|problem| matches!(problem, $pattern $(if $guard)?)), "{problems:#?}");
     };
 }
 
@@ -601,6 +609,33 @@ async fn records_of_packs_come_back_out_of_the_packs() {
     let left = sample.left(vec![(key, None)]).await;
     let unreadable = Problem::UnknownPack { inode: sample.big, from: 0, to: 300_000, pack };
     assert!(left.contains(&unreadable), "{left:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_that_the_store_refuses_stays_as_it_is_and_the_rest_is_mended() {
+    let store = FaultyStore::new(InMemory::new());
+    let faults = store.faults();
+    let sample = Sample::on(Arc::new(store)).await;
+    let fs = sample.volume.mount().await;
+    let (other, _) = create(&fs, ROOT, "other").await;
+    write(&fs, other, 0, &big_content()).await;
+    fs.close().await.unwrap();
+    let packs = sample.all(KeyKind::Pack).await;
+    let (refused, wanted) = (Key::from_bytes(&packs[0].0), Key::from_bytes(&packs[1].0));
+    let (pack, _) = sample.pack().await;
+    let path = sample.volume.context.path(pack).to_string();
+    faults.add(Rule::always(Fault::Fail(StoreFault::Denied)).path(path));
+    let left = sample.left(vec![(refused, None), (wanted.clone(), None)]).await;
+    assert_found!(&left, Problem::UnreadPack { pack: unread, .. } if *unread == pack);
+    assert!(sample.get(&wanted).await.is_some(), "{left:#?}");
+    // Where it gives nothing at all, that is no finding.
+    faults.add(Rule::always(Fault::Fail(StoreFault::Denied)).on(Op::Head));
+    let facts = sample.volume.facts();
+    let error = repair(&sample.volume.meta.open(), &facts, &sample.means()).await.unwrap_err();
+    assert_eq!(error.kind(), crate::base::ErrorKind::Denied, "{error}");
+    faults.clear();
+    sample.mended(Vec::new()).await;
+    sample.assert_whole().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

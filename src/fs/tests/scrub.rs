@@ -7,6 +7,7 @@ use super::support::*;
 use crate::base::{Inode, KIB, PackNumber};
 use crate::check::{
     Bucket, CheckError, DamagedFile, Fault, FaultyPack, ScrubOptions, Scrubbed, scrub,
+    scrub_metadata,
 };
 use crate::format::{Key, KeyKind, PackRecord};
 use crate::fs::Handle;
@@ -152,6 +153,7 @@ async fn an_interrupted_scrub_goes_on_with_what_it_found() {
         Rule::always(StoreFailure::Fail(StoreFault::Unavailable)).on(Op::Get).path(path)
     };
     faults.add(failing(packs[5].0));
+    faults.add(Rule::always(StoreFailure::Fail(StoreFault::Unavailable)).on(Op::Head));
     let error = try_scrub(&volume, &options).await.unwrap_err();
     assert_eq!(error.kind(), crate::base::ErrorKind::Retry);
     faults.clear();
@@ -167,6 +169,44 @@ async fn an_interrupted_scrub_goes_on_with_what_it_found() {
     assert_eq!(found.files.len(), 1);
     assert_eq!((found.files[0].inode, found.faulty.len()), (inodes[1], 1));
     assert!(!state.as_ref().unwrap().exists(), "the next scrub begins anew");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_that_the_store_refuses_is_told_with_its_files_and_the_others_are_read() {
+    let store = FaultyStore::new(InMemory::new());
+    let faults = store.faults();
+    let (volume, inodes, packs) = volume_of(8, Arc::new(store)).await;
+    for fault in [StoreFault::Denied, StoreFault::Unavailable] {
+        let path = volume.context.path(packs[2].0).to_string();
+        faults.add(Rule::always(StoreFailure::Fail(fault)).on(Op::Get).path(path));
+        let found = scrubbed(&volume).await;
+        assert_eq!((found.packs, found.faulty.len()), (8, 1), "{found:?}");
+        let [Fault::Unreadable { why }] = &found.faulty[0].faults[..] else { panic!("{found:?}") };
+        assert!(!why.is_empty());
+        let ranges: Vec<_> = found.files.iter().map(|f| (f.inode, &f.ranges[..])).collect();
+        assert_eq!(ranges, [(inodes[2], &[0..100_000][..])]);
+        faults.clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_of_the_metadata_that_the_store_refuses_is_told_and_the_others_are_read() {
+    let store = FaultyStore::new(InMemory::new());
+    let faults = store.faults();
+    for number in 0..4 {
+        let path = format!("meta/{number}");
+        store.put(&path.as_str().into(), vec![number].into()).await.unwrap();
+    }
+    let denied = || Rule::always(StoreFailure::Fail(StoreFault::Denied));
+    faults.add(denied().on(Op::Get).path("meta/2"));
+    let try_all = async || scrub_metadata(&store, &store, None, &|_| {}).await;
+    let objects = try_all().await.unwrap();
+    assert_eq!((objects.count, objects.damaged.len()), (4, 1), "{objects:?}");
+    assert_eq!(objects.damaged[0].name, "meta/2");
+    assert!(objects.damaged[0].why.starts_with("cannot be read: "), "{objects:?}");
+    faults.add(denied().on(Op::Head));
+    let error = try_all().await.unwrap_err();
+    assert_eq!(error.kind(), crate::base::ErrorKind::Denied, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
