@@ -42,6 +42,15 @@ enum Broken {
     Outside(PackNumber),
 }
 
+/// What a file shows of packs without a record, as far as its pages were met.
+pub(super) struct Unread {
+    inode: Inode,
+    from: u64,
+    to: u64,
+    bytes: u64,
+    pack: PackNumber,
+}
+
 impl Check<'_> {
     /// Pages, against the inodes, the packs and the marks of inline bytes.
     pub(super) async fn block_maps(&mut self) -> Result<(), CheckError> {
@@ -51,6 +60,9 @@ impl Check<'_> {
         while let Some(([inode, number], value)) = self.next(&mut cursor).await? {
             let met = Met { inode: Inode(inode), number };
             self.met(met.inode);
+            if self.unread.as_ref().is_some_and(|unread| unread.inode != met.inode) {
+                self.leave_unread();
+            }
             let is_marked = marks.remove(&(met.inode, number));
             match self.inodes.node(met.inode).map(|node| node.kind) {
                 Some(kind) => self.page(&met, kind, &value, is_marked),
@@ -64,6 +76,7 @@ impl Check<'_> {
                 }
             }
         }
+        self.leave_unread();
         for lost in lost {
             self.judge_lost(&lost);
         }
@@ -212,13 +225,31 @@ impl Check<'_> {
         }
         broken.extend(open);
         for (why, from, to) in broken.into_iter().filter(|_| is_file) {
-            let problem = match why {
-                Broken::Unknown(pack) => Problem::UnknownPack { inode, from, to, pack },
-                Broken::Outside(pack) => Problem::OutsidePack { inode, from, to, pack },
-            };
-            self.report.add(problem, None);
+            match why {
+                Broken::Unknown(pack) => self.unread(inode, pack, from, to),
+                Broken::Outside(pack) => {
+                    self.report.add(Problem::OutsidePack { inode, from, to, pack }, None);
+                }
+            }
         }
         content
+    }
+
+    /// Bytes of a file in a pack without a record: told once for the whole file.
+    fn unread(&mut self, inode: Inode, pack: PackNumber, from: u64, to: u64) {
+        let first = Unread { inode, from, to, bytes: 0, pack };
+        let unread = self.unread.get_or_insert(first);
+        unread.to = to;
+        unread.bytes = unread.bytes.saturating_add(to.saturating_sub(from));
+    }
+
+    /// All pages of a file were met.
+    fn leave_unread(&mut self) {
+        if let Some(unread) = self.unread.take() {
+            let Unread { inode, from, to, bytes, pack } = unread;
+            let problem = Problem::UnknownPack { inode, from, to, bytes, pack };
+            self.report.add(problem, None);
+        }
     }
 
     /// Counts one fragment into its pack; why it cannot be read, if so.

@@ -38,6 +38,7 @@ use crate::crypto::SecretKey;
 use crate::format::{FileKind, InodeFlags, InodeRecord, Key, KeyKind};
 use crate::meta::MetaRead;
 
+use content::Unread;
 use cursor::Cursor;
 use entries::Dangling;
 use tables::{Inodes, Packs};
@@ -113,6 +114,7 @@ async fn fsck_again(
         inode_max: Inode::ROOT,
         has_damaged_page: false,
         has_missing_content: false,
+        unread: None,
         odd: Vec::new(),
         dangling: Vec::new(),
         missing: BTreeSet::new(),
@@ -150,6 +152,8 @@ struct Check<'a> {
     /// Block maps lack what a pack counts, and a file counts it too or may: of no pack less is in
     /// use than it counts.
     has_missing_content: bool,
+    /// What cannot be read of the file whose pages are being met.
+    unread: Option<Unread>,
     /// Inodes whose fields contradict their kind, in order.
     odd: Vec<Odd>,
     /// Names of inodes without a record.

@@ -270,8 +270,10 @@ pub enum Problem {
         /// The sum of its fragments.
         found: u64,
     },
-    /// Content in a pack that metadata does not know.
-    #[error("inode {inode}: bytes {from} to {to} cannot be read: no record of pack {pack}")]
+    /// Content in packs that metadata does not know.
+    #[error(
+        "inode {inode}: {bytes} bytes between {from} and {to} cannot be read: no record of their packs, pack {pack} first"
+    )]
     UnknownPack {
         /// The file.
         inode: Inode,
@@ -279,7 +281,9 @@ pub enum Problem {
         from: u64,
         /// One past the last byte.
         to: u64,
-        /// The pack.
+        /// How many between them.
+        bytes: u64,
+        /// The pack of the first byte.
         pack: PackNumber,
     },
     /// Content where a pack has none.

@@ -55,6 +55,8 @@ pub struct Mended {
     pub before: Report,
     /// What is left.
     pub after: Report,
+    /// There was so much to mend that the rounds ran out: another repair goes on.
+    pub is_unfinished: bool,
 }
 
 /// Checks a volume, and mends what can be mended safely; what it did is durable on return.
@@ -71,6 +73,7 @@ pub async fn repair(
     let mut work = Work { meta, facts, means, unread: BTreeMap::new() };
     let before = fsck(meta, facts).await?;
     let mut after = before.clone();
+    let mut is_unfinished = true;
     for _ in 0..ROUNDS_MAX {
         let mut is_changed = false;
         for stage in Stage::ALL {
@@ -80,20 +83,23 @@ pub async fn repair(
             }
         }
         if !is_changed {
+            is_unfinished = false;
             break;
         }
         // What made it doubtful may be what was mended.
         let now = fsck_again(meta, facts, before.is_doubtful).await?;
-        let is_stuck = (&now.findings, now.more) == (&after.findings, after.more);
+        let is_stuck = (&now.findings, now.count()) == (&after.findings, after.count());
         after = now;
         if is_stuck {
+            is_unfinished = false;
             break;
         }
     }
+    let is_clean = after.repairable == 0;
     for (pack, why) in work.unread {
         after.add(Problem::UnreadPack { pack, why }, None);
     }
-    Ok(Mended { before, after })
+    Ok(Mended { before, after, is_unfinished: is_unfinished && !is_clean })
 }
 
 /// A repair under way.

@@ -8,8 +8,9 @@ use super::Problem;
 use crate::base::{CommitNumber, Inode, PackNumber};
 use crate::format::{Counters, FileKind, Key};
 
-/// Findings that one report holds; the others are counted. Mending those shows the next ones.
-const FINDINGS_MAX: usize = 10_000;
+/// Findings that one report holds of those with a repair, and as many of those without; the others
+/// are counted. Mending some shows the next ones.
+const FINDINGS_MAX: u64 = 10_000;
 
 /// What mends one problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,10 +148,12 @@ pub struct Finding {
 /// What a check of all records found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// The first ones, at most [`FINDINGS_MAX`].
+    /// The first ones, at most [`FINDINGS_MAX`] with a repair and as many without.
     pub findings: Vec<Finding>,
     /// How many more there are.
     pub more: u64,
+    /// How many of all have a repair.
+    pub repairable: u64,
     /// Records looked at.
     pub records: u64,
     /// Content may be shown by what is damaged or missing: no pack is freed, whatever is counted.
@@ -163,6 +166,11 @@ impl Report {
     /// Whether everything is as it must be.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty() && self.more == 0
+    }
+
+    /// How many problems there are.
+    pub fn count(&self) -> u64 {
+        (self.findings.len() as u64).saturating_add(self.more)
     }
 
     /// Inodes whose names help a reader.
@@ -183,8 +191,15 @@ impl Report {
     }
 
     pub(super) fn add(&mut self, problem: Problem, repair: impl Into<Option<Repair>>) {
-        if self.findings.len() < FINDINGS_MAX {
-            self.findings.push(Finding { problem, repair: repair.into() });
+        let repair = repair.into();
+        let held = self.repairable.min(FINDINGS_MAX);
+        let held_of_its_kind = match repair {
+            Some(_) => held,
+            None => (self.findings.len() as u64).saturating_sub(held),
+        };
+        self.repairable += u64::from(repair.is_some());
+        if held_of_its_kind < FINDINGS_MAX {
+            self.findings.push(Finding { problem, repair });
         } else {
             self.more += 1;
         }

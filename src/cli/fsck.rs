@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::init::runtime;
 use super::options::ConfigArgs;
 use super::{Exit, Failure};
-use crate::check::{Finding, Report};
+use crate::check::Finding;
 use crate::daemon::{self, Checked};
 use crate::keys::Purpose;
 
@@ -57,7 +57,6 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     // Where a check could not be done, fsck(8) has one code for all reasons.
     let checked = check(args)
         .map_err(|failure| Failure { exit: Exit::NotChecked, message: failure.message })?;
-    let (found, left) = (count(&checked.before), checked.after.as_ref().map(count));
     if args.json {
         let text = serde_json::to_string_pretty(&json(&checked))
             .map_err(|error| Failure::of(Exit::NotChecked, &error))?;
@@ -65,7 +64,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     } else {
         print(&checked);
     }
-    verdict(found, left)
+    verdict(&checked)
 }
 
 fn check(args: &Args) -> Result<Checked, Failure> {
@@ -82,32 +81,29 @@ fn check(args: &Args) -> Result<Checked, Failure> {
     Ok(checked)
 }
 
-fn count(report: &Report) -> u64 {
-    report.findings.len() as u64 + report.more
-}
-
-/// Code and last line. `left` is `None` if nothing was to be mended.
-fn verdict(found: u64, left: Option<u64>) -> Result<(), Failure> {
-    match (found, left) {
-        (0, _) => Ok(()),
-        (_, Some(0)) => {
-            Err(Failure::new(Exit::Failure, format!("problems found: {found}, all mended")))
+/// Code and last line.
+fn verdict(checked: &Checked) -> Result<(), Failure> {
+    let found = checked.before.count();
+    let what_next = match &checked.after {
+        _ if found == 0 => return Ok(()),
+        Some(after) if after.is_clean() => {
+            let message = format!("problems found: {found}, all mended");
+            return Err(Failure::new(Exit::Failure, message));
         }
-        (_, Some(left)) => Err(Failure::new(
-            Exit::Uncorrected,
-            format!(
-                "problems found: {found}, cannot be mended: {left}; restore what is lost from a copy"
-            ),
-        )),
-        (_, None) => Err(Failure::new(
-            Exit::Uncorrected,
-            format!("problems found: {found}; unmount the volume and run `lidfs fsck --repair`"),
-        )),
-    }
+        Some(after) if checked.is_unfinished => {
+            format!(", left: {}; it was too much for one go, run it again", after.count())
+        }
+        Some(after) => {
+            let left = after.count();
+            format!(", cannot be mended: {left}; restore what is lost from a copy")
+        }
+        None => "; unmount the volume and run `lidfs fsck --repair`".to_owned(),
+    };
+    Err(Failure::new(Exit::Uncorrected, format!("problems found: {found}{what_next}")))
 }
 
 fn print(checked: &Checked) {
-    let Checked { before, after, paths } = checked;
+    let Checked { before, after, paths, .. } = checked;
     let mended = |finding: &Finding| {
         after
             .as_ref()
@@ -139,7 +135,7 @@ fn print(checked: &Checked) {
 }
 
 fn json(checked: &Checked) -> Json {
-    let Checked { before, after, paths } = checked;
+    let Checked { before, after, paths, .. } = checked;
     let last = after.as_ref().unwrap_or(before);
     let line = |finding: &Finding| {
         let inode = finding.problem.inode();
@@ -154,8 +150,8 @@ fn json(checked: &Checked) -> Json {
     let new = last.findings.iter().filter(|finding| !before.findings.contains(finding));
     Json {
         records: before.records,
-        found: count(before),
-        left: count(last),
+        found: before.count(),
+        left: last.count(),
         problems: before.findings.iter().chain(new).map(line).collect(),
     }
 }
@@ -166,7 +162,7 @@ mod tests {
 
     use super::*;
     use crate::base::Inode;
-    use crate::check::{Problem, Repair};
+    use crate::check::{Problem, Repair, Report};
 
     #[test]
     fn json_tells_what_was_mended_and_what_is_left() {
@@ -181,7 +177,7 @@ mod tests {
             Report { findings: vec![wrong, lost.clone()], records: 3, ..Report::default() };
         let after = Report { findings: vec![lost], ..Report::default() };
         let paths = BTreeMap::from([(inode, "/file".to_owned())]);
-        let checked = Checked { before, after: Some(after), paths };
+        let checked = Checked { before, after: Some(after), is_unfinished: false, paths };
         let json = serde_json::to_value(json(&checked)).unwrap();
         assert_eq!((&json["found"], &json["left"]), (&2.into(), &1.into()));
         let problems = &json["problems"];
@@ -192,14 +188,36 @@ mod tests {
         assert_eq!(problems[2], serde_json::Value::Null);
     }
 
+    /// What a run says that found so much, left so much, and found a repair for so much.
+    fn said(found: u64, left: Option<u64>, repairable: u64) -> (u8, String) {
+        let report = |more, repairable| Report { more, repairable, ..Report::default() };
+        let checked = Checked {
+            before: report(found, repairable),
+            after: left.map(|left| report(left, 0)),
+            is_unfinished: false,
+            paths: BTreeMap::new(),
+        };
+        verdict(&checked).map_or_else(|f| (f.exit.code(), f.message), |()| (0, String::new()))
+    }
+
     #[test]
     fn codes_are_those_of_fsck() {
-        let code = |found, left| verdict(found, left).map_or_else(|f| f.exit.code(), |()| 0);
-        assert_eq!(code(0, None), 0);
-        assert_eq!(code(0, Some(0)), 0);
-        assert_eq!(code(3, Some(0)), 1);
-        assert_eq!(code(3, Some(1)), 4);
-        assert_eq!(code(3, None), 4);
+        assert_eq!(said(0, None, 0).0, 0);
+        assert_eq!(said(0, Some(0), 0).0, 0);
+        assert_eq!(said(3, Some(0), 3).0, 1);
+        assert_eq!(said(3, Some(1), 2).0, 4);
+        assert_eq!(said(3, None, 3).0, 4);
         assert_eq!(Exit::NotChecked.code(), 8);
+    }
+
+    #[test]
+    fn a_repair_that_was_too_long_for_one_go_says_to_run_it_again() {
+        let (before, after) =
+            (Report { more: 9, ..Report::default() }, Report { more: 3, ..Report::default() });
+        let paths = BTreeMap::new();
+        let checked = Checked { before, after: Some(after), is_unfinished: true, paths };
+        let failure = verdict(&checked).unwrap_err();
+        assert_eq!(failure.exit.code(), 4);
+        assert!(failure.message.ends_with("run it again"), "{}", failure.message);
     }
 }

@@ -37,6 +37,8 @@ pub struct Checked {
     pub before: Report,
     /// What is left after a repair.
     pub after: Option<Report>,
+    /// There was more to mend than one repair does: another one goes on.
+    pub is_unfinished: bool,
     /// Paths of the inodes that they name: for the terminal.
     pub paths: BTreeMap<Inode, String>,
 }
@@ -53,7 +55,7 @@ pub async fn check(config: &Config, secret: &Secret) -> Result<Checked, DaemonEr
     let paths = check::paths(&meta, &before.inodes()).await?;
     // What was read is read.
     let _ = meta.close().await;
-    Ok(Checked { before, after: None, paths })
+    Ok(Checked { before, after: None, is_unfinished: false, paths })
 }
 
 /// Checks the metadata of a volume that nobody writes to, and mends what can be mended safely. With
@@ -112,7 +114,7 @@ async fn mend_open(
     };
     let facts = facts(volume);
     let mut work = std::pin::pin!(check::repair(meta, &facts, &means));
-    let Mended { before, after } = loop {
+    let Mended { before, after, is_unfinished } = loop {
         tokio::select! {
             mended = &mut work => break mended?,
             () = tokio::time::sleep(HEARTBEAT_INTERVAL) => match lease.heartbeat().await {
@@ -133,7 +135,7 @@ async fn mend_open(
     let mut inodes = before.inodes();
     inodes.extend(after.inodes());
     let paths = check::paths(meta, &inodes).await?;
-    Ok(Checked { before, after: Some(after), paths })
+    Ok(Checked { before, after: Some(after), is_unfinished, paths })
 }
 
 /// Fetches and authenticates everything of a volume, mounted or not. How far it came is remembered

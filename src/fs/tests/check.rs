@@ -189,7 +189,7 @@ impl Sample {
     /// Damages the volume, mends it and leaves it clean; what was found.
     async fn mended(&self, changes: Changes) -> Vec<Problem> {
         self.apply(changes).await;
-        let Mended { before, after } = self.repair().await;
+        let Mended { before, after, .. } = self.repair().await;
         assert!(after.is_clean(), "left: {:#?}\nbefore: {:#?}", after.findings, before.findings);
         self.volume.assert_clean().await;
         problems(&before)
@@ -607,7 +607,8 @@ async fn records_of_packs_come_back_out_of_the_packs() {
 
     sample.volume.store.delete(&sample.volume.context.path(pack)).await.unwrap();
     let left = sample.left(vec![(key, None)]).await;
-    let unreadable = Problem::UnknownPack { inode: sample.big, from: 0, to: 300_000, pack };
+    let unreadable =
+        Problem::UnknownPack { inode: sample.big, from: 0, to: 300_000, bytes: 300_000, pack };
     assert!(left.contains(&unreadable), "{left:#?}");
 }
 
@@ -695,6 +696,49 @@ async fn what_cannot_be_understood_is_left_alone() {
     assert_eq!(sample.get(&inode).await.unwrap(), vec![77]);
     let (entry, _) = sample.entry(sample.small).await;
     assert!(sample.get(&entry).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_mended_hides_nothing_that_can_be_however_much_it_is() {
+    let sample = Sample::new().await;
+    let unknown =
+        |number: u64| Key::from_bytes(&[b"Z".to_vec(), number.to_be_bytes().to_vec()].concat());
+    let record = sample.inode(sample.big).await;
+    // What is unknown sorts before it, and after it.
+    let early =
+        |number: u64| Key::from_bytes(&[b"A".to_vec(), number.to_be_bytes().to_vec()].concat());
+    let mut changes: Changes =
+        (0..6000).flat_map(|n| [(unknown(n), Some(vec![1])), (early(n), Some(vec![1]))]).collect();
+    changes.extend(put_inode(sample.big, &InodeRecord { nlink: 7, ..record }));
+    sample.apply(changes).await;
+    let Mended { before, after, is_unfinished } = sample.repair().await;
+    assert_eq!((before.count(), before.repairable), (12_001, 1));
+    assert_eq!((after.count(), after.repairable, is_unfinished), (12_000, 0, false));
+    assert_eq!(sample.inode(sample.big).await.nlink, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_without_packs_is_told_once_a_file() {
+    let sample = Sample::new().await;
+    let fs = sample.volume.mount().await;
+    for at in 0..4 {
+        write(&fs, sample.big, 2 * at * MIB, &big_content()).await;
+        fs.flush().await.unwrap();
+    }
+    fs.close().await.unwrap();
+    let packs = sample.all(KeyKind::Pack).await;
+    assert!(packs.len() > 2);
+    let mut changes = Changes::new();
+    for (key, _) in packs {
+        let pack = PackNumber(Key::number(&key, 0).unwrap());
+        sample.volume.store.delete(&sample.volume.context.path(pack)).await.unwrap();
+        changes.push((Key::from_bytes(&key), None));
+    }
+    let left = sample.left(changes).await;
+    let told = left.iter().filter(|problem| matches!(problem, Problem::UnknownPack { .. }));
+    let told: Vec<_> = told.collect();
+    assert_eq!(told.len(), 2, "big and small: {told:#?}");
+    assert_found!(&left, Problem::UnknownPack { bytes: 1_200_000, .. });
 }
 
 /// A reader that moves on to the next state as the last record of a check is read.
