@@ -41,6 +41,7 @@ struct Json {
     found: u64,
     left: u64,
     problems: Vec<Line>,
+    warnings: Vec<String>,
 }
 
 /// One problem.
@@ -63,6 +64,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         println!("{text}");
     } else {
         print(&checked);
+    }
+    for warning in &checked.warnings {
+        eprintln!("warning: {warning}");
     }
     verdict(&checked)
 }
@@ -153,6 +157,7 @@ fn json(checked: &Checked) -> Json {
         found: before.count(),
         left: last.count(),
         problems: before.findings.iter().chain(new).map(line).collect(),
+        warnings: checked.warnings.clone(),
     }
 }
 
@@ -177,7 +182,8 @@ mod tests {
             Report { findings: vec![wrong, lost.clone()], records: 3, ..Report::default() };
         let after = Report { findings: vec![lost], ..Report::default() };
         let paths = BTreeMap::from([(inode, "/file".to_owned())]);
-        let checked = Checked { before, after: Some(after), is_unfinished: false, paths };
+        let warnings = vec!["late".to_owned()];
+        let checked = Checked { before, after: Some(after), is_unfinished: false, paths, warnings };
         let json = serde_json::to_value(json(&checked)).unwrap();
         assert_eq!((&json["found"], &json["left"]), (&2.into(), &1.into()));
         let problems = &json["problems"];
@@ -186,6 +192,7 @@ mod tests {
         assert_eq!(problems[1]["path"], "/file");
         assert_eq!(problems[1]["left"], true);
         assert_eq!(problems[2], serde_json::Value::Null);
+        assert_eq!(json["warnings"][0], "late");
     }
 
     /// What a run says that found so much, left so much, and found a repair for so much.
@@ -196,6 +203,7 @@ mod tests {
             after: left.map(|left| report(left, 0)),
             is_unfinished: false,
             paths: BTreeMap::new(),
+            warnings: Vec::new(),
         };
         verdict(&checked).map_or_else(|f| (f.exit.code(), f.message), |()| (0, String::new()))
     }
@@ -214,8 +222,8 @@ mod tests {
     fn a_repair_that_was_too_long_for_one_go_says_to_run_it_again() {
         let (before, after) =
             (Report { more: 9, ..Report::default() }, Report { more: 3, ..Report::default() });
-        let paths = BTreeMap::new();
-        let checked = Checked { before, after: Some(after), is_unfinished: true, paths };
+        let (paths, warnings) = (BTreeMap::new(), Vec::new());
+        let checked = Checked { before, after: Some(after), is_unfinished: true, paths, warnings };
         let failure = verdict(&checked).unwrap_err();
         assert_eq!(failure.exit.code(), 4);
         assert!(failure.message.ends_with("run it again"), "{}", failure.message);

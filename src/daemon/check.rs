@@ -4,6 +4,7 @@
 //! and the engine's fence; a scrub follows whoever writes.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,24 @@ pub struct Checked {
     pub is_unfinished: bool,
     /// Paths of the inodes that they name: for the terminal.
     pub paths: BTreeMap<Inode, String>,
+    /// What failed afterwards: it changes nothing of what was found and mended.
+    pub warnings: Vec<String>,
+}
+
+impl Checked {
+    fn warn(&mut self, what: &str, error: &dyn Error) {
+        self.warnings.push(format!("{what}: {}", store::sentence(error)));
+    }
+
+    /// Looks the paths up. Without them, numbers have to do.
+    async fn look_up(&mut self, meta: &dyn MetaRead) {
+        let mut inodes = self.before.inodes();
+        inodes.extend(self.after.iter().flat_map(Report::inodes));
+        match check::paths(meta, &inodes).await {
+            Ok(paths) => self.paths = paths,
+            Err(error) => self.warn("the paths of files could not be looked up", &error),
+        }
+    }
 }
 
 /// Checks the metadata of a volume, mounted or not.
@@ -52,10 +71,12 @@ pub async fn check(config: &Config, secret: &Secret) -> Result<Checked, DaemonEr
     let meta = follow(&storage, &volume, Some(ONE_STATE)).await?;
     check_pin(&storage, &volume, &meta).await?;
     let before = check::fsck_beside(&meta, &facts(&volume)).await?;
-    let paths = check::paths(&meta, &before.inodes()).await?;
+    let (paths, warnings) = (BTreeMap::new(), Vec::new());
+    let mut checked = Checked { before, after: None, is_unfinished: false, paths, warnings };
+    checked.look_up(&meta).await;
     // What was read is read.
     let _ = meta.close().await;
-    Ok(Checked { before, after: None, is_unfinished: false, paths })
+    Ok(checked)
 }
 
 /// Checks the metadata of a volume that nobody writes to, and mends what can be mended safely. With
@@ -77,8 +98,10 @@ pub async fn mend(
     options.conditional_overwrites = report.conditional_update;
     let mended = mend_held(&storage, &volume, options, &mut lease).await;
     let released = lease.release().await.map_err(|source| lease_error(&storage, source));
-    let checked = mended?;
-    released?;
+    let mut checked = mended?;
+    if let Err(error) = released {
+        checked.warn("the lease could not be given up, so the next mount waits for it", &error);
+    }
     Ok(checked)
 }
 
@@ -94,8 +117,11 @@ async fn mend_held(
     lease.set_writer_epoch(meta.writer_epoch());
     let mended = mend_open(storage, volume, &meta, lease).await;
     let closed = meta.close().await.map_err(failed);
-    let checked = mended?;
-    closed?;
+    let mut checked = mended?;
+    // What was mended is in the bucket.
+    if let Err(error) = closed {
+        checked.warn("the metadata could not be closed", &error);
+    }
     Ok(checked)
 }
 
@@ -125,17 +151,20 @@ async fn mend_open(
             },
         }
     };
-    if let Some(counters) = counters(meta).await? {
-        let seen = volume.pin(counters.commit);
-        storage
-            .pins
-            .record(&storage.location, &seen)
-            .map_err(|source| storage.pin_error(source))?;
+    let (paths, warnings) = (BTreeMap::new(), Vec::new());
+    let mut checked = Checked { before, after: Some(after), is_unfinished, paths, warnings };
+    if let Err(error) = pin(storage, volume, meta).await {
+        checked.warn("what was mended could not be remembered on this machine", &error);
     }
-    let mut inodes = before.inodes();
-    inodes.extend(after.inodes());
-    let paths = check::paths(meta, &inodes).await?;
-    Ok(Checked { before, after: Some(after), is_unfinished, paths })
+    checked.look_up(meta).await;
+    Ok(checked)
+}
+
+/// Remembers the commit that the volume has now.
+async fn pin(storage: &Storage, volume: &Volume, meta: &SlateMeta) -> Result<(), DaemonError> {
+    let Some(counters) = counters(meta).await? else { return Ok(()) };
+    let recorded = storage.pins.record(&storage.location, &volume.pin(counters.commit));
+    recorded.map_err(|source| storage.pin_error(source))
 }
 
 /// Fetches and authenticates everything of a volume, mounted or not. How far it came is remembered
@@ -289,6 +318,26 @@ mod tests {
         assert!(check(&config, &slot.secret).await.unwrap().before.is_clean());
         let found = scrub(&config, &slot.secret, None, false, &|_| {}).await.unwrap();
         assert!(found.is_clean() && found.records >= 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_fails_after_a_repair_is_told_beside_what_it_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, slot) = volume_in(dir.path());
+        create(&config, slot.clone()).await.unwrap();
+        let (_, _, meta) = writer(&config, &slot).await;
+        let mut batch = Batch::new();
+        batch.delete(Key::inode(Inode::ROOT).as_bytes().to_vec());
+        meta.apply(batch).await.unwrap();
+        meta.close().await.unwrap();
+        // No pin can be written any more.
+        let lock = dir.path().join("state/pins/pins.lock");
+        std::fs::remove_file(&lock).unwrap();
+        std::fs::create_dir(&lock).unwrap();
+        let mended = mend(&config, &slot.secret, false).await.unwrap();
+        assert!(!mended.before.is_clean() && mended.after.unwrap().is_clean());
+        let [warning] = &mended.warnings[..] else { panic!("{:?}", mended.warnings) };
+        assert!(warning.contains("pins.lock"), "{warning}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
