@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::init::runtime;
 use super::options::{ConfigArgs, Resolved};
-use super::{Exit, Failure};
+use super::{Exit, Failure, date};
 use crate::base::SystemClock;
 use crate::config::Config;
 use crate::daemon::{self, Storage};
@@ -134,11 +134,6 @@ fn remove(args: &RemoveArgs) -> Result<(), Failure> {
 
 fn print_slot(slot: &SlotInfo) {
     let kind: SlotKind = slot.kind;
-    let made = u64::try_from(slot.created)
-        .map(|seconds| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
-        .map_or_else(
-            |_| "-".to_owned(),
-            |time| humantime::format_rfc3339_seconds(time).to_string(),
-        );
+    let made = date(slot.created);
     println!("{:<18} {:<11} {made:<21} {}", slot.id.to_string(), kind.name(), slot.label);
 }

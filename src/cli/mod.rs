@@ -28,6 +28,7 @@ mod umount;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -59,6 +60,14 @@ enum Command {
     Doctor(doctor::Args),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
+}
+
+/// A moment in seconds since 1970, as people read it.
+fn date(seconds: i64) -> String {
+    u64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)))
+        .map_or_else(|| "-".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
 }
 
 /// Runs the command in `argv` and tells how it ended.

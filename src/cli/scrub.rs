@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::init::runtime;
 use super::options::ConfigArgs;
 use super::progress::ScrubBar;
-use super::{Exit, Failure};
+use super::{Exit, Failure, date};
 use crate::check::{DamagedFile, DamagedObject, FaultyPack, Scrubbed};
 use crate::config::Size;
 use crate::daemon;
@@ -43,6 +43,8 @@ struct Json<'a> {
     packs: u64,
     bytes: u64,
     resumed: bool,
+    /// When it began, if it went on where an earlier one was interrupted.
+    resumed_since: Option<String>,
     metadata: &'a Option<String>,
     faulty_packs: &'a [FaultyPack],
     damaged_files: Vec<JsonFile<'a>>,
@@ -134,7 +136,8 @@ fn print(found: &Scrubbed) {
             println!("{path}: bytes {} to {} cannot be read", range.start, range.end);
         }
     }
-    let resumed = if found.is_resumed { ", part of it before" } else { "" };
+    let resumed = found.resumed.map(|began| format!(", part of it since {}", date(began)));
+    let resumed = resumed.unwrap_or_default();
     println!(
         "{} objects of the metadata, {} records and {} packs ({}) read{resumed}",
         found.objects.count,
@@ -154,7 +157,8 @@ fn json(found: &Scrubbed) -> Json<'_> {
         records: found.records,
         packs: found.packs,
         bytes: found.bytes,
-        resumed: found.is_resumed,
+        resumed: found.resumed.is_some(),
+        resumed_since: found.resumed.map(date),
         metadata: &found.metadata,
         faulty_packs: &found.faulty,
         damaged_files: found

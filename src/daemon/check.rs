@@ -206,7 +206,8 @@ pub async fn scrub(
     }
     let state = config.state.directory()?.join("scrub").join(format!("{}.json", volume.id()));
     let location = storage.location.clone();
-    let options = ScrubOptions { rate, state: Some(state), location, lag: LAG, restart };
+    let now = SystemClock.now();
+    let options = ScrubOptions { rate, state: Some(state), location, lag: LAG, restart, now };
     let bucket = bucket(&storage, &volume);
     let found = check::scrub(&meta, &bucket, &facts(&volume), &options, progress).await?;
     // What was read is read.

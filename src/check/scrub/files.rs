@@ -59,15 +59,12 @@ pub(super) async fn damaged(
     }
     *faulty = there;
     let mut files: BTreeMap<Inode, Vec<Range<u64>>> = BTreeMap::new();
-    // Those that are gone take no memory: all of them at once.
-    let (gone, there): (Vec<_>, Vec<_>) =
-        faulty.iter().partition(|faulty| faulty.faults.contains(&Fault::Missing));
+    let (gone, there): (Vec<_>, Vec<_>) = faulty.iter().partition(|faulty| is_gone(faulty));
     for faulty in std::iter::once(gone.as_slice()).chain(there.chunks(PACKS_AT_ONCE)) {
         let mut suspects = HashMap::new();
         for faulty in faulty {
-            let pack = PackNumber(faulty.pack);
-            if let Some(suspect) = suspect(trial, pack).await? {
-                suspects.insert(pack, suspect);
+            if let Some(suspect) = suspect(trial, faulty).await? {
+                suspects.insert(PackNumber(faulty.pack), suspect);
             }
         }
         if !suspects.is_empty() {
@@ -88,8 +85,17 @@ pub(super) async fn damaged(
     Ok(files.into_iter().map(file).collect())
 }
 
-async fn suspect(trial: &Trial<'_>, pack: PackNumber) -> Result<Option<Suspect>, CheckError> {
+fn is_gone(faulty: &FaultyPack) -> bool {
+    faulty.faults.contains(&Fault::Missing)
+}
+
+async fn suspect(trial: &Trial<'_>, faulty: &FaultyPack) -> Result<Option<Suspect>, CheckError> {
+    let pack = PackNumber(faulty.pack);
     let Some(record) = trial.record(pack).await? else { return Ok(None) };
+    if is_gone(faulty) {
+        // Even if it is back by now: all of those are looked for at once, and take no memory.
+        return Ok(Some(Suspect { record, object: None, tried: HashMap::new() }));
+    }
     trial.rate.wait(record.size).await;
     let bucket = trial.bucket;
     let object = match data::read_whole(&bucket.store, &bucket.packs, pack, record.size).await {

@@ -20,13 +20,13 @@ mod trial;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures::{TryStreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::cursor::Cursor;
 use super::{Bucket, CheckError, Facts};
-use crate::base::{ErrorKind, PackNumber};
+use crate::base::{ErrorKind, PackNumber, Timestamp};
 use crate::format::{Counters, Key, KeyKind};
 use crate::meta::{MetaError, MetaRead};
 use crate::store;
@@ -55,6 +55,8 @@ pub struct ScrubOptions {
     pub lag: Duration,
     /// Begin anew, whatever is remembered.
     pub restart: bool,
+    /// The present moment.
+    pub now: Timestamp,
 }
 
 /// What is wrong with a pack.
@@ -142,8 +144,8 @@ pub struct Scrubbed {
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Whether it went on where an earlier one was interrupted.
-    pub is_resumed: bool,
+    /// If it went on where an earlier one was interrupted: when that began, in seconds since 1970.
+    pub resumed: Option<i64>,
     /// Why not all metadata could be read; packs and files are not known to be whole then.
     pub metadata: Option<String>,
     /// Packs with faults.
@@ -185,17 +187,20 @@ pub async fn scrub(
     options: &ScrubOptions,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Scrubbed, CheckError> {
-    let mut state = match &options.state {
-        Some(path) if !options.restart => State::load(path, &options.location)?,
-        _ => State::new(&options.location),
-    };
-    let mut found = Scrubbed { is_resumed: state.packs > 0, ..Scrubbed::default() };
+    let mut state = State::load(options)?;
+    let remembered = state.faulty.len();
+    let resumed = (state.packs > 0).then_some(state.began);
+    let mut found = Scrubbed { resumed, ..Scrubbed::default() };
     match all_records(meta).await {
         Ok(records) => found.records = records,
         Err(error) => found.note(error.into())?,
     }
     let trial = Trial { meta, bucket, rate: Rate::new(options.rate) };
-    if let Err(error) = try_packs(&trial, &mut state, options, progress).await {
+    let mut tried = try_packs(&trial, &mut state, options, progress).await;
+    if tried.is_ok() {
+        tried = try_again(&trial, &mut state.faulty, remembered).await;
+    }
+    if let Err(error) = tried {
         state.store(options.state.as_deref())?;
         found.note(error)?;
     }
@@ -252,6 +257,29 @@ async fn try_packs(
         }
         show(state);
     }
+    Ok(())
+}
+
+/// Tries the first `remembered` of the faulty packs again: that was another day, the store may have
+/// failed, or they may be back.
+async fn try_again(
+    trial: &Trial<'_>,
+    faulty: &mut Vec<FaultyPack>,
+    remembered: usize,
+) -> Result<(), CheckError> {
+    let packs: Vec<_> =
+        faulty.iter().take(remembered).map(|faulty| PackNumber(faulty.pack)).collect();
+    let tries = packs.into_iter().map(|pack| async move {
+        let value = trial.meta.get(Key::pack(pack).as_bytes()).await?;
+        let faults = match value {
+            Some(value) => trial.try_pack(pack, value).await?.2,
+            None => Vec::new(),
+        };
+        Ok::<_, CheckError>(FaultyPack { pack: pack.0, faults })
+    });
+    let again: Vec<_> = stream::iter(tries).buffered(PARALLEL).try_collect().await?;
+    let new = faulty.split_off(remembered);
+    *faulty = again.into_iter().filter(|pack| !pack.faults.is_empty()).chain(new).collect();
     Ok(())
 }
 

@@ -4,13 +4,18 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::FaultyPack;
+use super::{FaultyPack, ScrubOptions};
+use crate::base::Timestamp;
 use crate::check::CheckError;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// What an interrupted scrub found counts for so long.
+const AGE_MAX: Duration = Duration::from_hours(7 * 24);
 
 /// What is remembered of a scrub. Numbers of packs only: no names of files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +24,8 @@ pub(super) struct State {
     lidfs_scrub: u32,
     /// Where the volume is.
     location: String,
+    /// When it began, in seconds since 1970.
+    pub(super) began: i64,
     /// The first pack that was not tried.
     pub(super) next_pack: u64,
     pub(super) packs: u64,
@@ -28,24 +35,43 @@ pub(super) struct State {
 
 impl State {
     /// A new beginning.
-    pub(super) fn new(location: &str) -> Self {
-        let (location, faulty) = (location.to_owned(), Vec::new());
-        Self { lidfs_scrub: VERSION, location, next_pack: 0, packs: 0, bytes: 0, faulty }
+    pub(super) fn new(options: &ScrubOptions) -> Self {
+        Self {
+            lidfs_scrub: VERSION,
+            location: options.location.clone(),
+            began: options.now.seconds,
+            next_pack: 0,
+            packs: 0,
+            bytes: 0,
+            faulty: Vec::new(),
+        }
     }
 
     /// What is remembered, or a new beginning.
-    pub(super) fn load(path: &Path, location: &str) -> Result<Self, CheckError> {
+    pub(super) fn load(options: &ScrubOptions) -> Result<Self, CheckError> {
+        let Some(path) = options.state.as_deref().filter(|_| !options.restart) else {
+            return Ok(Self::new(options));
+        };
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self::new(location));
+                return Ok(Self::new(options));
             }
             Err(error) => return Err(failed(path, error)),
         };
-        // A state of another version or place, or half a file, is no state.
-        let is_ours = |state: &Self| state.lidfs_scrub == VERSION && state.location == location;
+        // A state of another version or place, one too old, or half a file, is no state.
+        let is_ours = |state: &Self| {
+            state.lidfs_scrub == VERSION
+                && state.location == options.location
+                && state.is_recent(options.now)
+        };
         let state = serde_json::from_slice(&bytes).ok().filter(is_ours);
-        Ok(state.unwrap_or_else(|| Self::new(location)))
+        Ok(state.unwrap_or_else(|| Self::new(options)))
+    }
+
+    fn is_recent(&self, now: Timestamp) -> bool {
+        let age = now.seconds.checked_sub(self.began).and_then(|age| u64::try_from(age).ok());
+        age.is_some_and(|age| age <= AGE_MAX.as_secs())
     }
 
     /// Remembers it.

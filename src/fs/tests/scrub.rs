@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::support::*;
-use crate::base::{Inode, KIB, PackNumber};
+use crate::base::{Inode, KIB, PackNumber, Timestamp};
 use crate::check::{
     Bucket, CheckError, DamagedFile, Fault, FaultyPack, ScrubOptions, Scrubbed, scrub,
     scrub_metadata,
@@ -165,7 +165,7 @@ async fn an_interrupted_scrub_goes_on_with_what_it_found() {
     faults.add(failing(packs[0].0));
     let found = try_scrub(&volume, &options).await.unwrap();
     assert_eq!(faults.struck(), before);
-    assert!(found.is_resumed && found.packs == 8, "{found:?}");
+    assert!(found.resumed.is_some() && found.packs == 8, "{found:?}");
     assert_eq!(found.files.len(), 1);
     assert_eq!((found.files[0].inode, found.faulty.len()), (inodes[1], 1));
     assert!(!state.as_ref().unwrap().exists(), "the next scrub begins anew");
@@ -264,7 +264,7 @@ fn a_scrub_that_is_killed_goes_on_where_it_was() {
         volume.store.delete(&volume.context.path(packs[0].0)).await.unwrap();
         let options = ScrubOptions { rate: None, ..slow.clone() };
         let found = try_scrub(&volume, &options).await.unwrap();
-        assert!(found.is_resumed && found.is_clean() && found.packs == 6, "{found:?}");
+        assert!(found.resumed.is_some() && found.is_clean() && found.packs == 6, "{found:?}");
         assert!(!try_scrub(&volume, &options).await.unwrap().is_clean());
 
         let restart = ScrubOptions { restart: true, ..options.clone() };
@@ -272,9 +272,54 @@ fn a_scrub_that_is_killed_goes_on_where_it_was() {
         for options in [restart, elsewhere] {
             assert!(tokio::time::timeout(time, try_scrub(&volume, &slow)).await.is_err());
             let found = try_scrub(&volume, &options).await.unwrap();
-            assert!(!found.is_resumed && found.packs == 6, "{found:?}");
+            assert!(found.resumed.is_none() && found.packs == 6, "{found:?}");
         }
     });
+}
+
+#[test]
+fn an_old_scrub_does_not_count_and_what_was_faulty_is_tried_again() {
+    let (volume, packs, runtime) = volume_and_paused_runtime(6);
+    let dir = tempfile::tempdir().unwrap();
+    let state = Some(dir.path().join("state.json"));
+    let day = |days: i64| Timestamp { seconds: 1_700_000_000 + days * 86_400, nanos: 0 };
+    let slow = ScrubOptions { rate: Some(10_000), state, now: day(0), ..Default::default() };
+    let time = std::time::Duration::from_secs(25);
+    runtime.block_on(async {
+        let path = volume.context.path(packs[0].0);
+        let whole = volume.store.get(&path).await.unwrap().bytes().await.unwrap();
+        for (days, is_resumed) in [(7, true), (8, false), (-1, false)] {
+            volume.store.delete(&path).await.unwrap();
+            assert!(tokio::time::timeout(time, try_scrub(&volume, &slow)).await.is_err());
+            volume.store.put(&path, whole.clone().into()).await.unwrap();
+            let later = ScrubOptions { rate: None, now: day(days), ..slow.clone() };
+            let found = try_scrub(&volume, &later).await.unwrap();
+            assert!(found.is_clean() && found.packs == 6, "{found:?}");
+            assert_eq!(found.resumed, is_resumed.then_some(day(0).seconds), "after {days} days");
+        }
+        // What is still faulty stays so.
+        volume.store.delete(&path).await.unwrap();
+        assert!(tokio::time::timeout(time, try_scrub(&volume, &slow)).await.is_err());
+        let found = try_scrub(&volume, &ScrubOptions { rate: None, ..slow }).await.unwrap();
+        assert_eq!((found.faulty.len(), found.files.len()), (1, 1), "{found:?}");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packs_that_were_gone_are_not_all_taken_into_memory_when_they_are_back() {
+    let store = FaultyStore::new(InMemory::new());
+    let faults = store.faults();
+    let (volume, inodes, packs) = volume_of(12, Arc::new(store)).await;
+    for (pack, _) in &packs {
+        let path = volume.context.path(*pack).to_string();
+        let gone = Rule::always(StoreFailure::Fail(StoreFault::NotFound)).on(Op::Get).path(path);
+        faults.add(gone.times(1));
+    }
+    let found = scrubbed(&volume).await;
+    assert_eq!(found.faulty.len(), packs.len());
+    let files: Vec<_> = found.files.iter().map(|file| file.inode).collect();
+    assert_eq!(files, inodes, "those of packs that were gone");
+    assert!(scrubbed(&volume).await.is_clean());
 }
 
 #[test]
