@@ -40,6 +40,7 @@ struct Json<'a> {
     metadata_objects: u64,
     damaged_objects: Vec<JsonObject<'a>>,
     records: u64,
+    damaged_records: u64,
     packs: u64,
     bytes: u64,
     resumed: bool,
@@ -105,6 +106,10 @@ fn verdict(found: &Scrubbed) -> Result<(), Failure> {
         }
     };
     count("damaged objects of the metadata", found.objects.damaged.len());
+    count(
+        "records that do not decode",
+        usize::try_from(found.damaged_records).unwrap_or(usize::MAX),
+    );
     count("packs with faults", found.faulty.len());
     count("files that cannot be read whole", found.files.len());
     if found.metadata.is_some() {
@@ -155,6 +160,7 @@ fn json(found: &Scrubbed) -> Json<'_> {
             .map(|DamagedObject { name, why }| JsonObject { name, why })
             .collect(),
         records: found.records,
+        damaged_records: found.damaged_records,
         packs: found.packs,
         bytes: found.bytes,
         resumed: found.resumed.is_some(),

@@ -29,36 +29,38 @@ pub struct DamagedFile {
     pub ranges: Vec<Range<u64>>,
 }
 
+/// What pages that do not decode would show.
+pub(super) type DamagedPages = BTreeMap<Inode, Vec<Range<u64>>>;
+
 /// A faulty pack, as far as it is there.
 struct Suspect {
-    record: PackRecord,
-    /// `None` if nothing of it can be read.
-    object: Option<Bytes>,
+    /// Record and object; `None` if nothing of it can be read.
+    object: Option<(PackRecord, Bytes)>,
     /// Content of the chunks that were tried: its length, if they are whole.
     tried: HashMap<ChunkRef, Option<u64>>,
 }
 
-/// The files that show something of `faulty` that cannot be read. None, if what is damaged is not
-/// shown any more.
+/// The files that show something of `faulty` that cannot be read, and those of `pages`. None, if what
+/// is damaged is not shown any more.
 pub(super) async fn damaged(
     trial: &Trial<'_>,
     facts: &Facts,
     lag: Duration,
     faulty: &mut Vec<FaultyPack>,
+    pages: DamagedPages,
 ) -> Result<Vec<DamagedFile>, CheckError> {
-    if faulty.is_empty() {
-        return Ok(Vec::new());
+    if !faulty.is_empty() {
+        tokio::time::sleep(lag).await;
     }
-    tokio::time::sleep(lag).await;
     let mut there = Vec::new();
     for faulty in faulty.iter() {
         // What was compacted since is no fault any more.
-        if trial.record(PackNumber(faulty.pack)).await?.is_some() {
+        if trial.has_record(PackNumber(faulty.pack)).await? {
             there.push(faulty.clone());
         }
     }
     *faulty = there;
-    let mut files: BTreeMap<Inode, Vec<Range<u64>>> = BTreeMap::new();
+    let mut files = pages;
     let (gone, there): (Vec<_>, Vec<_>) = faulty.iter().partition(|faulty| is_gone(faulty));
     for faulty in std::iter::once(gone.as_slice()).chain(there.chunks(PACKS_AT_ONCE)) {
         let mut suspects = HashMap::new();
@@ -85,28 +87,41 @@ pub(super) async fn damaged(
     Ok(files.into_iter().map(file).collect())
 }
 
+/// Whether nothing of a pack can be read, even if it is back by now: all of those are looked for at
+/// once, and take no memory.
 fn is_gone(faulty: &FaultyPack) -> bool {
-    faulty.faults.contains(&Fault::Missing)
+    let is_gone =
+        |fault: &Fault| matches!(fault, Fault::Missing | Fault::Unreadable { .. } | Fault::Record);
+    faulty.faults.iter().any(is_gone)
 }
 
 async fn suspect(trial: &Trial<'_>, faulty: &FaultyPack) -> Result<Option<Suspect>, CheckError> {
     let pack = PackNumber(faulty.pack);
-    let Some(record) = trial.record(pack).await? else { return Ok(None) };
+    let mut suspect = Suspect { object: None, tried: HashMap::new() };
+    let Some(record) = trial.record(pack).await? else {
+        // One that does not decode, as long as it is there.
+        return Ok(trial.has_record(pack).await?.then_some(suspect));
+    };
     if is_gone(faulty) {
-        // Even if it is back by now: all of those are looked for at once, and take no memory.
-        return Ok(Some(Suspect { record, object: None, tried: HashMap::new() }));
+        return Ok(Some(suspect));
     }
     trial.rate.wait(record.size).await;
     let bucket = trial.bucket;
-    let object = match data::read_whole(&bucket.store, &bucket.packs, pack, record.size).await {
-        Ok((object, _)) => Some(object),
-        Err(DataError::Missing { .. }) => None,
+    match data::read_whole(&bucket.store, &bucket.packs, pack, record.size).await {
+        Ok((object, _)) => suspect.object = Some((record, object)),
+        Err(DataError::Missing { .. }) => {}
         Err(error) => {
             refused_pack(&*bucket.store, error).await?;
-            None
         }
-    };
-    Ok(Some(Suspect { record, object, tried: HashMap::new() }))
+    }
+    Ok(Some(suspect))
+}
+
+/// Takes note of a page that does not decode.
+pub(super) fn add_page(pages: &mut DamagedPages, facts: &Facts, inode: Inode, page: u64) {
+    let page_bytes = facts.block_size.bytes().saturating_mul(PAGE_BLOCKS);
+    let from = page.saturating_mul(page_bytes);
+    extend(pages.entry(inode).or_default(), from..from.saturating_add(page_bytes));
 }
 
 async fn search(
@@ -142,8 +157,7 @@ impl Suspect {
     /// Whether a fragment can be read.
     fn reads(&mut self, bucket: &Bucket, fragment: &Fragment) -> bool {
         let Some((chunk, skip)) = ChunkRef::from_place(&fragment.place) else { return true };
-        let Some(object) = &self.object else { return false };
-        let record = &self.record;
+        let Some((record, object)) = &self.object else { return false };
         let len = *self.tried.entry(chunk).or_insert_with(|| {
             bucket.packs.try_pack(chunk.pack, record, object).ok()?.content_len(&chunk)
         });

@@ -20,18 +20,22 @@ mod trial;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::cursor::Cursor;
 use super::{Bucket, CheckError, Facts};
-use crate::base::{ErrorKind, PackNumber, Timestamp};
-use crate::format::{Counters, Key, KeyKind};
+use crate::base::{ErrorKind, Inode, PackNumber, Timestamp};
+use crate::format::{
+    Counters, DirEntry, FreedRecord, InodeRecord, Key, KeyKind, Page, UnsweptRecord,
+};
 use crate::meta::{MetaError, MetaRead};
 use crate::store;
 
 pub use files::DamagedFile;
+use files::DamagedPages;
 pub use objects::{DamagedObject, Objects, scrub_metadata};
 use rate::Rate;
 use state::State;
@@ -73,6 +77,9 @@ pub enum Fault {
         /// What the store said.
         why: String,
     },
+    /// Its record in the metadata does not decode: it is not known where its content lies.
+    #[error("its record does not decode, lidfs fsck --repair reads it out of the pack")]
+    Record,
     /// The keyring has no key for it.
     #[error("the volume has no key for it")]
     NoKey,
@@ -140,6 +147,8 @@ pub struct Scrubbed {
     pub objects: Objects,
     /// Metadata records read.
     pub records: u64,
+    /// Those that do not decode, besides the records of packs.
+    pub damaged_records: u64,
     /// Packs tried, those before an interruption included.
     pub packs: u64,
     /// Their bytes.
@@ -157,7 +166,10 @@ pub struct Scrubbed {
 impl Scrubbed {
     /// Whether nothing was found.
     pub fn is_clean(&self) -> bool {
-        self.objects.damaged.is_empty() && self.metadata.is_none() && self.faulty.is_empty()
+        self.objects.damaged.is_empty()
+            && self.metadata.is_none()
+            && self.damaged_records == 0
+            && self.faulty.is_empty()
     }
 
     /// Whether all metadata could be read.
@@ -191,9 +203,9 @@ pub async fn scrub(
     let remembered = state.faulty.len();
     let resumed = (state.packs > 0).then_some(state.began);
     let mut found = Scrubbed { resumed, ..Scrubbed::default() };
-    match all_records(meta).await {
-        Ok(records) => found.records = records,
-        Err(error) => found.note(error.into())?,
+    let mut pages = DamagedPages::new();
+    if let Err(error) = all_records(meta, facts, &mut found, &mut pages).await {
+        found.note(error.into())?;
     }
     let trial = Trial { meta, bucket, rate: Rate::new(options.rate) };
     let mut tried = try_packs(&trial, &mut state, options, progress).await;
@@ -204,7 +216,7 @@ pub async fn scrub(
         state.store(options.state.as_deref())?;
         found.note(error)?;
     }
-    match files::damaged(&trial, facts, options.lag, &mut state.faulty).await {
+    match files::damaged(&trial, facts, options.lag, &mut state.faulty, pages).await {
         Ok(files) => found.files = files,
         Err(error) => {
             state.store(options.state.as_deref())?;
@@ -283,12 +295,39 @@ async fn try_again(
     Ok(())
 }
 
-/// Reads every record.
-async fn all_records(meta: &dyn MetaRead) -> Result<u64, MetaError> {
+/// Reads every record, and tells which do not decode. Those of packs are tried with the packs.
+async fn all_records(
+    meta: &dyn MetaRead,
+    facts: &Facts,
+    found: &mut Scrubbed,
+    pages: &mut DamagedPages,
+) -> Result<(), MetaError> {
     let mut cursor = Cursor::over(meta, (vec![0], vec![0xff; 2]));
-    let mut records = 0;
-    while cursor.next().await?.is_some() {
-        records += 1;
+    while let Some((key, value)) = cursor.next().await? {
+        found.records += 1;
+        if decodes(&key, &value) {
+            continue;
+        }
+        found.damaged_records += 1;
+        if key.first() == Some(&(KeyKind::Page as u8))
+            && let Some([inode, page]) = Key::numbers(&key)
+        {
+            files::add_page(pages, facts, Inode(inode), page);
+        }
     }
-    Ok(records)
+    Ok(())
+}
+
+/// Whether a record says something to this lidfs; what has no form of its own does.
+fn decodes(key: &[u8], value: &Bytes) -> bool {
+    let kind = KeyKind::ALL.into_iter().find(|kind| key.first() == Some(&(*kind as u8)));
+    match kind {
+        Some(KeyKind::Page) => Page::decode(value).is_ok(),
+        Some(KeyKind::Entry) => DirEntry::decode(value).is_ok(),
+        Some(KeyKind::Freed) => FreedRecord::decode(value).is_ok(),
+        Some(KeyKind::Inode) => InodeRecord::decode(value).is_ok(),
+        Some(KeyKind::Counters) => Counters::decode(value).is_ok(),
+        Some(KeyKind::Unswept) => UnsweptRecord::decode(value).is_ok(),
+        _ => true,
+    }
 }

@@ -28,14 +28,20 @@ impl Trial<'_> {
         Ok(value.and_then(|value| PackRecord::decode(&value).ok()))
     }
 
+    /// Whether the pack has a record, of whatever kind.
+    pub async fn has_record(&self, pack: PackNumber) -> Result<bool, CheckError> {
+        Ok(self.meta.get(Key::pack(pack).as_bytes()).await?.is_some())
+    }
+
     /// The pack's number and size, and what is wrong with it.
     pub async fn try_pack(
         &self,
         pack: PackNumber,
         value: Bytes,
     ) -> Result<(PackNumber, u64, Vec<Fault>), CheckError> {
-        // One that does not decode is for fsck to tell.
-        let Ok(record) = PackRecord::decode(&value) else { return Ok((pack, 0, Vec::new())) };
+        let Ok(record) = PackRecord::decode(&value) else {
+            return Ok((pack, 0, vec![Fault::Record]));
+        };
         self.rate.wait(record.size).await;
         let (mut faults, directory) = self.try_object(pack, &record).await?;
         if let Some(directory) = directory {
@@ -47,7 +53,7 @@ impl Trial<'_> {
             }
             faults.extend(wrong);
         }
-        if !faults.is_empty() && self.record(pack).await?.is_none() {
+        if !faults.is_empty() && !self.has_record(pack).await? {
             faults.clear();
         }
         Ok((pack, record.size, faults))

@@ -346,6 +346,42 @@ fn a_pack_that_is_deleted_ahead_of_what_the_scrub_sees_of_the_records_is_no_dama
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_do_not_decode_are_told_with_the_files_that_need_them() {
+    let (volume, inodes, packs) = volume_of(3, Arc::new(InMemory::new())).await;
+    let damage = async |key: Key| {
+        let meta = volume.meta.open();
+        let mut batch = Batch::new();
+        batch.put(key.as_bytes().to_vec(), vec![0xff]);
+        meta.apply(batch).await.unwrap();
+        meta.close().await.unwrap();
+    };
+    damage(Key::pack(packs[0].0)).await;
+    let found = scrubbed(&volume).await;
+    let faults = vec![Fault::Record];
+    assert_eq!(found.faulty, [FaultyPack { pack: packs[0].0.0, faults }]);
+    let files = |found: &Scrubbed| -> Vec<_> {
+        found.files.iter().map(|file| (file.inode, file.ranges.clone())).collect()
+    };
+    assert_eq!(files(&found), [(inodes[0], vec![0..100_000])]);
+
+    damage(Key::page(inodes[1], 0)).await;
+    let found = scrubbed(&volume).await;
+    assert_eq!(found.damaged_records, 1);
+    let page = 0..128 * BLOCK;
+    assert_eq!(files(&found), [(inodes[0], vec![0..100_000]), (inodes[1], vec![page])]);
+
+    damage(Key::inode(inodes[2])).await;
+    assert_eq!(scrubbed(&volume).await.damaged_records, 2);
+    let (volume, inodes, _) = volume_of(1, Arc::new(InMemory::new())).await;
+    let meta = volume.meta.open();
+    let mut batch = Batch::new();
+    batch.put(Key::inode(inodes[0]).as_bytes().to_vec(), vec![0xff]);
+    meta.apply(batch).await.unwrap();
+    meta.close().await.unwrap();
+    assert!(!scrubbed(&volume).await.is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pack_longer_than_it_was_is_told_and_still_read() {
     let (volume, inodes, packs) = volume_of(1, Arc::new(InMemory::new())).await;
     change(&volume, packs[0].0, |bytes| bytes.extend([0; 1000])).await;
