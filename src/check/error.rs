@@ -21,7 +21,7 @@ pub enum CheckError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// The store does not give an object of the metadata.
-    #[error("{name}: the store failed: {}; scrub again, it goes on where it was", store::explain(.source))]
+    #[error("{name}: the store failed: {}; scrub again", store::explain(.source))]
     Store {
         /// The object's name below the volume's prefix.
         name: String,

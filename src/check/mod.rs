@@ -53,9 +53,6 @@ pub use scrub::{
     scrub, scrub_metadata,
 };
 
-/// No volume comes to have had more inodes or commits: a mount refuses higher numbers.
-const NUMBER_MAX: u64 = u64::MAX / 2;
-
 /// Checks of records that move on meanwhile. A reader with a long interval does so once, at its beginning.
 const TRIES_MAX: usize = 5;
 /// Between two looks at whether the records have settled.

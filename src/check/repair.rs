@@ -7,11 +7,13 @@ use std::sync::Arc;
 use super::edit::Edit;
 use super::refusal::refused_pack;
 use super::report::{Fields, Stage};
-use super::{CheckError, Facts, NUMBER_MAX, Problem, Repair, Report, fsck, fsck_again};
+use super::{CheckError, Facts, Problem, Repair, Report, fsck, fsck_again};
 use crate::base::{CommitNumber, Inode, MIB, PackNumber, Timestamp};
 use crate::crypto::SecretKey;
 use crate::data::{self, PackContext};
-use crate::format::{Counters, FileKind, FreedRecord, InodeFlags, InodeRecord, Key, PackRecord};
+use crate::format::{
+    Counters, FileKind, FreedRecord, InodeFlags, InodeRecord, Key, NUMBER_MAX, PackRecord,
+};
 use crate::meta::MetaStore;
 use crate::store::object_store::ObjectStore;
 
@@ -262,10 +264,15 @@ impl Mender<'_, '_> {
         let Some(holder) = self.lost_and_found(names).await? else { return Ok(()) };
         let Some(mut record) = self.edit.inode(inode).await? else { return Ok(()) };
         let numbered = format!("#{inode}");
+        let mut is_named = false;
         for name in candidates(&numbered) {
-            if self.edit.add(names, holder, name.as_bytes(), (inode, record.kind)).await? {
+            is_named = self.edit.add(names, holder, name.as_bytes(), (inode, record.kind)).await?;
+            if is_named {
                 break;
             }
+        }
+        if !is_named {
+            return Ok(());
         }
         if record.is_directory() {
             record.parent = holder;
@@ -285,11 +292,13 @@ impl Mender<'_, '_> {
         }
         for name in candidates(LOST_AND_FOUND) {
             match self.edit.find(names, Inode::ROOT, name.as_bytes()).await? {
-                Some((inode, FileKind::Directory)) if self.edit.inode(inode).await?.is_some() => {
-                    self.lost_and_found = Some(inode);
-                    break;
+                Some((inode, _)) => {
+                    let record = self.edit.inode(inode).await?;
+                    if record.is_some_and(|record| record.is_directory()) {
+                        self.lost_and_found = Some(inode);
+                        break;
+                    }
                 }
-                Some(_) => {}
                 None => {
                     self.lost_and_found = self.make_lost_and_found(names, &name).await?;
                     break;

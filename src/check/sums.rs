@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::cursor::Cursor;
-use super::{Check, CheckError, NUMBER_MAX, Problem, Repair};
+use super::{Check, CheckError, Problem, Repair};
 use crate::base::{CommitNumber, PackNumber, WriterEpoch};
-use crate::format::{Counters, Key, KeyKind, Space, UnsweptRecord};
+use crate::format::{Counters, Key, KeyKind, NUMBER_MAX, Space, UnsweptRecord};
 
 /// Numbers that stay unused when the next one has to be guessed: programs may have seen them.
 const INODES_SKIPPED: u64 = 1 << 20;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::init::runtime;
 use super::options::ConfigArgs;
 use super::{Exit, Failure};
-use crate::check::Finding;
+use crate::check::{Finding, Report};
 use crate::daemon::{self, Checked};
 use crate::keys::Purpose;
 
@@ -101,24 +101,50 @@ fn verdict(checked: &Checked) -> Result<(), Failure> {
             let left = after.count();
             format!(", cannot be mended: {left}; restore what is lost from a copy")
         }
-        None => "; unmount the volume and run `lidfs fsck --repair`".to_owned(),
+        None => match checked.before.repairable {
+            0 => "; none can be mended, restore what is lost from a copy".to_owned(),
+            some if some == found => {
+                "; `lidfs fsck --repair` mends them, while nobody has the volume mounted".to_owned()
+            }
+            some => format!(
+                "; `lidfs fsck --repair` mends {some}, while nobody has the volume mounted; restore what else is lost from a copy"
+            ),
+        },
     };
     Err(Failure::new(Exit::Uncorrected, format!("problems found: {found}{what_next}")))
 }
 
+/// What a repair made of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Mended,
+    Left,
+    /// The report of what is left does not hold all of it.
+    Unknown,
+}
+
+fn outcome(finding: &Finding, after: &Report) -> Outcome {
+    if after.findings.iter().any(|left| left.problem == finding.problem) {
+        Outcome::Left
+    } else if after.more > 0 {
+        Outcome::Unknown
+    } else {
+        Outcome::Mended
+    }
+}
+
 fn print(checked: &Checked) {
     let Checked { before, after, paths, .. } = checked;
-    let mended = |finding: &Finding| {
-        after
-            .as_ref()
-            .is_some_and(|after| !after.findings.iter().any(|f| f.problem == finding.problem))
-    };
     for (line, finding) in before.lines(paths).iter().zip(&before.findings) {
-        let note = match (&finding.repair, after) {
-            _ if mended(finding) => " [mended]",
-            (None, _) => " [cannot be mended]",
-            (Some(_), Some(_)) => " [not mended]",
-            (Some(_), None) => "",
+        let note = match after {
+            Some(after) => match outcome(finding, after) {
+                Outcome::Mended => " [mended]",
+                Outcome::Unknown => " [mended, or among those that are not shown]",
+                Outcome::Left if finding.repair.is_some() => " [not mended]",
+                Outcome::Left => " [cannot be mended]",
+            },
+            None if finding.repair.is_some() => "",
+            None => " [cannot be mended]",
         };
         println!("{line}{note}");
     }
@@ -148,7 +174,7 @@ fn json(checked: &Checked) -> Json {
             inode: inode.map(|inode| inode.0),
             path: inode.and_then(|inode| paths.get(&inode).cloned()),
             repairable: finding.repair.is_some(),
-            left: last.findings.iter().any(|left| left.problem == finding.problem),
+            left: outcome(finding, last) != Outcome::Mended,
         }
     };
     let new = last.findings.iter().filter(|finding| !before.findings.contains(finding));
@@ -167,7 +193,7 @@ mod tests {
 
     use super::*;
     use crate::base::Inode;
-    use crate::check::{Problem, Repair, Report};
+    use crate::check::{Problem, Repair};
 
     #[test]
     fn json_tells_what_was_mended_and_what_is_left() {
@@ -227,5 +253,26 @@ mod tests {
         let failure = verdict(&checked).unwrap_err();
         assert_eq!(failure.exit.code(), 4);
         assert!(failure.message.ends_with("run it again"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_repair_is_advised_only_where_it_mends_something() {
+        let advice = |repairable| said(3, None, repairable).1;
+        assert!(advice(3).contains("--repair` mends them"), "{}", advice(3));
+        assert!(advice(1).contains("--repair` mends 1,"), "{}", advice(1));
+        assert!(!advice(0).contains("--repair"), "{}", advice(0));
+    }
+
+    #[test]
+    fn what_the_report_of_what_is_left_does_not_hold_is_not_said_to_be_mended() {
+        let problem = Problem::WrongLinks { inode: Inode(8), recorded: 1, found: 2 };
+        let finding = Finding { problem, repair: None };
+        let left = |findings: &[Finding], more| {
+            let report = Report { findings: findings.to_vec(), more, ..Report::default() };
+            outcome(&finding, &report)
+        };
+        assert_eq!(left(&[], 0), Outcome::Mended);
+        assert_eq!(left(&[], 1), Outcome::Unknown);
+        assert_eq!(left(std::slice::from_ref(&finding), 1), Outcome::Left);
     }
 }

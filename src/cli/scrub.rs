@@ -6,10 +6,11 @@ use super::init::runtime;
 use super::options::ConfigArgs;
 use super::progress::ScrubBar;
 use super::{Exit, Failure, date};
-use crate::check::{DamagedFile, DamagedObject, FaultyPack, Scrubbed};
+use crate::check::{DamagedFile, DamagedObject, Fault, FaultyPack, Scrubbed};
 use crate::config::Size;
 use crate::daemon;
 use crate::keys::Purpose;
+use crate::volume::LEASE_NAME;
 
 /// Fetch and authenticate every byte of a volume
 ///
@@ -115,12 +116,31 @@ fn verdict(found: &Scrubbed) -> Result<(), Failure> {
     if found.metadata.is_some() {
         parts.push("not all metadata can be read".to_owned());
     }
-    let advice = match (found.is_readable(), found.files.is_empty()) {
-        (false, _) => "restore those objects or the whole volume from a copy",
-        (true, false) => "restore those files from a copy",
-        (true, true) => "no file needs what is damaged",
-    };
+    let advice = advice(found);
     Err(Failure::new(Exit::Uncorrected, format!("{}; {advice}", parts.join(", "))))
+}
+
+/// What to do about what was found.
+fn advice(found: &Scrubbed) -> &'static str {
+    let has = |is_it: fn(&Fault) -> bool| {
+        found.faulty.iter().flat_map(|faulty| &faulty.faults).any(is_it)
+    };
+    let is_lease = |damaged: &DamagedObject| damaged.name == LEASE_NAME;
+    if !found.is_readable() {
+        "restore those objects or the whole volume from a copy"
+    } else if has(|fault| matches!(fault, Fault::Unreadable { .. })) {
+        "see why the store refuses what cannot be read, and restore what else is damaged from a copy"
+    } else if found.damaged_records > 0 || has(|fault| matches!(fault, Fault::Record)) {
+        "run `lidfs fsck`, and restore what it cannot mend from a copy"
+    } else if !found.files.is_empty() {
+        "restore those files from a copy"
+    } else if has(|fault| matches!(fault, Fault::Reference { .. } | Fault::Unlisted { .. })) {
+        "run `lidfs fsck`"
+    } else if found.objects.damaged.iter().any(is_lease) {
+        "no file needs what is damaged; if nobody has the volume mounted, mount it with --takeover"
+    } else {
+        "no file needs what is damaged"
+    }
 }
 
 fn print(found: &Scrubbed) {
@@ -182,7 +202,6 @@ fn json(found: &Scrubbed) -> Json<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Fault;
 
     #[test]
     fn damage_ends_with_a_code_of_its_own_and_says_what_to_do() {
@@ -200,6 +219,22 @@ mod tests {
         assert!(said(&found).ends_with("restore those files from a copy"));
         found.metadata = Some("?".to_owned());
         assert!(said(&found).contains("not all metadata can be read"));
+    }
+
+    #[test]
+    fn advice_fits_what_was_found() {
+        let pack = |fault| FaultyPack { pack: 1, faults: vec![fault] };
+        let of = |fault| advice(&Scrubbed { faulty: vec![pack(fault)], ..Scrubbed::default() });
+        assert_eq!(of(Fault::Directory), "no file needs what is damaged");
+        assert_eq!(of(Fault::Unlisted { bytes: 1 }), "run `lidfs fsck`");
+        assert!(of(Fault::Record).starts_with("run `lidfs fsck`"));
+        assert!(of(Fault::Unreadable { why: String::new() }).starts_with("see why the store"));
+        let mut found = Scrubbed { damaged_records: 1, ..Scrubbed::default() };
+        assert!(!found.is_clean() && advice(&found).starts_with("run `lidfs fsck`"));
+        found.damaged_records = 0;
+        let (name, why) = (LEASE_NAME.to_owned(), String::new());
+        found.objects.damaged.push(DamagedObject { name, why });
+        assert!(advice(&found).ends_with("--takeover"));
     }
 
     #[test]

@@ -181,6 +181,7 @@ pub async fn scrub(
 ) -> Result<Scrubbed, DaemonError> {
     // Header and keyring are authentic once it is open.
     let (storage, volume) = open_volume(config, secret).await?;
+    let state = config.state.directory()?.join("scrub").join(format!("{}.json", volume.id()));
     let sealed = storage.sealed(&volume);
     let mut objects = check::scrub_metadata(&*storage.store, &*sealed, rate, progress).await?;
     match lease_site(&storage, &volume).holder().await {
@@ -204,7 +205,6 @@ pub async fn scrub(
         Err(DaemonError::Check(error)) if error.kind() == ErrorKind::Corrupt => {}
         other => other?,
     }
-    let state = config.state.directory()?.join("scrub").join(format!("{}.json", volume.id()));
     let location = storage.location.clone();
     let now = SystemClock.now();
     let options = ScrubOptions { rate, state: Some(state), location, lag: LAG, restart, now };

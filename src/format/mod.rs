@@ -17,4 +17,6 @@ pub use inode::{
 };
 pub use key::{Key, KeyKind};
 pub use pack::{FreedRecord, PackDirectory, PackEntry, PackRecord, pack_path};
-pub use record::{Counters, DirEntry, HASH_MIN, OrphanRecord, Space, UnsweptRecord, name_hash};
+pub use record::{
+    Counters, DirEntry, HASH_MIN, NUMBER_MAX, OrphanRecord, Space, UnsweptRecord, name_hash,
+};

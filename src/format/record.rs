@@ -74,6 +74,10 @@ impl DirEntry {
     }
 }
 
+/// No volume comes to have had more inodes or commits: higher numbers are damage, and counting on
+/// from these never overflows.
+pub const NUMBER_MAX: u64 = u64::MAX / 2;
+
 /// The volume's counters, rewritten with every commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {

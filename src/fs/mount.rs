@@ -17,15 +17,11 @@ use super::opened::Opened;
 use super::system::{Inner, SCAN_RECORDS};
 use super::{FileSystem, FsError, FsParts, Records};
 use crate::base::{Clock, CommitNumber, ErrorKind, Inode, PackNumber};
-use crate::format::{Counters, FileKind, InodeFlags, InodeRecord, Key, KeyKind, Space};
+use crate::format::{Counters, FileKind, InodeFlags, InodeRecord, Key, KeyKind, NUMBER_MAX, Space};
 use crate::meta::{Batch, MetaRead, MetaStore};
 
 /// More inodes than one mount can make without a commit.
 const INODES_SKIPPED: u64 = 1 << 20;
-
-/// No volume comes to have had more inodes or commits: higher numbers are damage, and counting on
-/// from these never overflows.
-const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// Permission bits of a new volume's root directory.
 const ROOT_PERMISSIONS: u16 = 0o755;

@@ -311,6 +311,22 @@ async fn what_lost_its_name_is_found_under_lost_and_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inode_for_which_no_name_is_free_stays_as_it_is() {
+    let sample = Sample::new().await;
+    let fs = sample.volume.mount().await;
+    create(&fs, ROOT, "lost+found").await;
+    let lost = mkdir(&fs, ROOT, "lost+found.1").await;
+    create(&fs, lost, &format!("#{}", sample.sub)).await;
+    for number in 1..=100 {
+        create(&fs, lost, &format!("#{}.{number}", sample.sub)).await;
+    }
+    fs.close().await.unwrap();
+    let left = sample.left(vec![(sample.entry(sample.sub).await.0, None)]).await;
+    assert_found!(&left, Problem::Unreachable { .. });
+    assert_eq!(sample.inode(sample.sub).await.parent, sample.dir);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_without_its_inode_keeps_its_content_its_names_and_attributes() {
     let sample = Sample::new().await;
     let xattr = Key::xattr(sample.small, b"user.tag");
