@@ -64,16 +64,15 @@ impl Check<'_> {
                 self.leave_unread();
             }
             let is_marked = marks.remove(&(met.inode, number));
-            match self.inodes.node(met.inode).map(|node| node.kind) {
-                Some(kind) => self.page(&met, kind, &value, is_marked),
-                None => {
-                    if lost.last().is_none_or(|lost| lost.inode != met.inode) {
-                        lost.push(Lost::new(met.inode));
-                    }
-                    if let Some(lost) = lost.last_mut() {
-                        self.lost_page(&met, &value, is_marked, lost);
-                    }
-                }
+            if let Some(kind) = self.inodes.node(met.inode).map(|node| node.kind) {
+                self.page(&met, kind, &value, is_marked);
+                continue;
+            }
+            if lost.last().is_none_or(|lost| lost.inode != met.inode) {
+                lost.push(Lost::new(met.inode));
+            }
+            if let Some(lost) = lost.last_mut() {
+                self.lost_page(&met, &value, is_marked, lost);
             }
         }
         self.leave_unread();

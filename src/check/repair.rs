@@ -291,18 +291,14 @@ impl Mender<'_, '_> {
             return Ok(None);
         }
         for name in candidates(LOST_AND_FOUND) {
-            match self.edit.find(names, Inode::ROOT, name.as_bytes()).await? {
-                Some((inode, _)) => {
-                    let record = self.edit.inode(inode).await?;
-                    if record.is_some_and(|record| record.is_directory()) {
-                        self.lost_and_found = Some(inode);
-                        break;
-                    }
-                }
-                None => {
-                    self.lost_and_found = self.make_lost_and_found(names, &name).await?;
-                    break;
-                }
+            let Some((inode, _)) = self.edit.find(names, Inode::ROOT, name.as_bytes()).await?
+            else {
+                self.lost_and_found = self.make_lost_and_found(names, &name).await?;
+                break;
+            };
+            if self.edit.inode(inode).await?.is_some_and(|record| record.is_directory()) {
+                self.lost_and_found = Some(inode);
+                break;
             }
         }
         Ok(self.lost_and_found)

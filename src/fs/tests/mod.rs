@@ -1,6 +1,7 @@
 //! Tests of the file system without a kernel: an engine in memory, a store in memory.
 
 mod check;
+mod check_repair;
 mod content;
 mod floods;
 mod follower;
