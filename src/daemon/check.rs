@@ -376,7 +376,7 @@ mod tests {
             };
             loop {
                 let mut batch = Batch::new();
-                for _ in 0..50 {
+                for _ in 0..500 {
                     let inode = Inode(counters.next_inode);
                     batch.put(Key::inode(inode).as_bytes().to_vec(), orphan.encode());
                     batch.put(Key::orphan(inode).as_bytes().to_vec(), vec![1]);
@@ -390,7 +390,7 @@ mod tests {
             }
         };
         let check = async {
-            for _ in 0..4 {
+            for _ in 0..3 {
                 let found = check(&config, &slot.secret).await.unwrap().before;
                 assert!(found.is_clean(), "{:#?}", found.findings);
             }
