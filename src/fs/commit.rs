@@ -198,7 +198,7 @@ impl Inner {
     }
 
     /// Nothing more is stored or acknowledged; the mount is read-only.
-    fn end(&self, error: FsError) {
+    pub fn end(&self, error: FsError) {
         tracing::error!("this mount is read-only now: {error}");
         {
             let mut core = self.lock();

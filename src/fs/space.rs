@@ -209,7 +209,7 @@ impl FileSystem {
     /// Records as the engine has them.
     async fn stored(&self, start: &[u8], end: &[u8]) -> Result<Vec<Record>, FsError> {
         let records = self.inner.meta.scan(start, end, SCAN_RECORDS).await;
-        records.map_err(|error| FsError::io(&error, error.kind()))
+        records.map_err(|error| self.inner.unread(&error))
     }
 }
 

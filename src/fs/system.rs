@@ -28,7 +28,7 @@ use crate::base::{
 use crate::crypto::SecretKey;
 use crate::data::{BlockReader, PackContext, Uploader};
 use crate::format::Key;
-use crate::meta::{MetaRead, MetaStore, Record};
+use crate::meta::{MetaError, MetaRead, MetaStore, Record};
 
 /// Most records that one scan of the engine asks for.
 pub(super) const SCAN_RECORDS: usize = 1024;
@@ -225,9 +225,19 @@ impl Inner {
             core.loading.begin(key)
         };
         let guard = LoadGuard { inner: self, key, ticket: Some(ticket) };
-        let value = self.meta.get(key.as_bytes()).await.map_err(|e| FsError::io(&e, e.kind()))?;
+        let value = self.meta.get(key.as_bytes()).await.map_err(|error| self.unread(&error))?;
         guard.finish(value);
         Ok(())
+    }
+
+    /// What to say of records that could not be read. A writer that learns of its successor in
+    /// this way stores nothing more either.
+    pub fn unread(&self, error: &MetaError) -> FsError {
+        let failed = FsError::io(error, error.kind());
+        if matches!(error, MetaError::Fenced) && self.lock().mode == Mode::ReadWrite {
+            self.end(failed.clone());
+        }
+        failed
     }
 
     /// Brings the records of inodes `first..=last` into memory with scans; `wanted` are those needed.
@@ -251,7 +261,7 @@ impl Inner {
         let mut found = std::collections::HashMap::new();
         loop {
             let records = self.meta.scan(&start, &end, SCAN_RECORDS).await;
-            let records = records.map_err(|error| FsError::io(&error, error.kind()))?;
+            let records = records.map_err(|error| self.unread(&error))?;
             let last = records.last().filter(|_| records.len() == SCAN_RECORDS);
             let next = last.map(|(key, _)| after(key));
             found.extend(records);
@@ -403,7 +413,7 @@ impl FileSystem {
         let stored = loop {
             self.inner.settled().await;
             let stored = self.inner.meta.scan(start, scan_end, limit).await;
-            let stored = stored.map_err(|error| FsError::io(&error, error.kind()))?;
+            let stored = stored.map_err(|error| self.inner.unread(&error))?;
             if !self.inner.is_settling() {
                 break stored;
             }
