@@ -88,7 +88,10 @@ impl FileSystem {
             let scanned = self.scan(&start, &end, SCAN_RECORDS).await?;
             for (key, _) in scanned.records {
                 if let Some(inode) = Key::number(&key, 0) {
-                    self.inner.lock().orphans.insert(Inode(inode));
+                    let mut core = self.inner.lock();
+                    core.orphans.insert(Inode(inode));
+                    core.reclaiming.insert(Inode(inode));
+                    drop(core);
                     self.inner.waiting().push(Inode(inode));
                 }
             }
