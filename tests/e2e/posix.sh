@@ -4,7 +4,7 @@
 # too, the tests that need leave to remount their file system read-only, and one that asks glibc for the most links.
 source "$(dirname "$0")/../support/lib.sh"
 
-fsx_seeds="1 2" fsx_operations=5000 stress_s=1 dbench_s=10 direct_mib=32 marks=1000
+fsx_seeds="1 2 3" fsx_operations=10000 stress_s=1 dbench_s=10 direct_mib=32 marks=1000
 [ -z "$long" ] || fsx_seeds=$(seq -s ' ' 20) fsx_operations=50000 stress_s=30 dbench_s=300 direct_mib=1024 marks=20000
 
 # Those of its class "filesystem" that work on files of their own, below the directory they are given.
