@@ -82,10 +82,12 @@ pub enum FuseError {
         source: io::Error,
     },
     /// Files are open, or a process has its working directory there.
-    #[error("{path} is in use: close what is open there (lsof +f -- {path}) and try again")]
+    #[error("{path} is in use{users}: close what is open there (lsof +f -- {path}) and try again")]
     Busy {
         /// Where.
         path: PathBuf,
+        /// By whom, in words, as far as it is known.
+        users: String,
     },
     /// umount2(2) refused.
     #[error("unmounting {path} failed; try umount {path}")]

@@ -27,6 +27,7 @@ mod options;
 mod session;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub use error::FuseError;
 pub use invalidate::Invalidator;

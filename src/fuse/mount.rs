@@ -116,10 +116,14 @@ impl Mounted {
         match rustix::mount::unmount(&self.path, flags) {
             // Somebody else was faster.
             Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
-            Err(Errno::BUSY) => Err(FuseError::Busy { path: self.path.clone() }),
+            Err(Errno::BUSY) => Err(self.busy()),
             Err(Errno::PERM) => self.unmount_with_helper(flags.contains(UnmountFlags::DETACH)),
             Err(errno) => Err(FuseError::Unmount { path: self.path.clone(), source: errno.into() }),
         }
+    }
+
+    fn busy(&self) -> FuseError {
+        FuseError::Busy { path: self.path.clone(), users: String::new() }
     }
 
     fn unmount_with_helper(&self, detach: bool) -> Result<(), FuseError> {
@@ -136,7 +140,7 @@ impl Mounted {
         }
         let message = String::from_utf8_lossy(&output.stderr);
         if message.contains("busy") {
-            return Err(FuseError::Busy { path: self.path.clone() });
+            return Err(self.busy());
         }
         Err(failed(io::Error::other(message.trim().to_owned())))
     }

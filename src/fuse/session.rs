@@ -12,17 +12,25 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use fuser::{Config, Session, SessionACL};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::FuseError;
 use super::adapter::{Adapter, OpenWriters};
 use super::invalidate::{self, Invalidator};
 use super::mount::{Mounted, Unmount, device_opens};
 use super::options::FuseOptions;
+use super::users;
 use crate::fs::FileSystem;
+
+/// How long a mount may be in use before that is an error.
+const BUSY_PATIENCE: Duration = Duration::from_secs(3);
+/// Between attempts.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Mounts `fs`. Returns when the mount answers.
 ///
@@ -112,17 +120,29 @@ impl FuseMount {
 
     /// Unmounts this mount; success if that happened already. The kernel first
     /// writes back what it holds, so this may take as long as the store does.
+    /// What is in use is tried again for a moment: programs such as file managers
+    /// and `df` look at every mount in passing.
     /// [`wait`](Self::wait) tells when the session is over.
     ///
     /// # Errors
     /// [`FuseError::Busy`] (only with [`Unmount::IfIdle`]); [`FuseError::Unmount`].
     pub async fn unmount(&self, how: Unmount) -> Result<(), FuseError> {
-        let state = self.state.clone();
-        match self.runtime.spawn_blocking(move || state.mounted.unmount(how)).await {
-            Ok(result) => result,
-            Err(error) => {
-                let path = self.path().to_owned();
-                Err(FuseError::Unmount { path, source: error.into() })
+        let started = Instant::now();
+        loop {
+            let state = self.state.clone();
+            match self.runtime.spawn_blocking(move || state.mounted.unmount(how)).await {
+                Ok(Err(FuseError::Busy { .. })) if started.elapsed() < BUSY_PATIENCE => {
+                    sleep(BUSY_PAUSE).await;
+                }
+                Ok(Err(FuseError::Busy { path, .. })) => {
+                    let users = users::of(&path);
+                    return Err(FuseError::Busy { path, users });
+                }
+                Ok(result) => return result,
+                Err(error) => {
+                    let path = self.path().to_owned();
+                    return Err(FuseError::Unmount { path, source: error.into() });
+                }
             }
         }
     }

@@ -338,10 +338,26 @@ fn read_only_mount_refuses_changes() {
 }
 
 #[test]
+fn a_mount_that_is_looked_at_in_passing_is_unmounted_all_the_same() {
+    let drive = Drive::new();
+    let open = File::open(drive.dir.path()).unwrap();
+    let looking = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        drop(open);
+    });
+    drive.unmount(Unmount::IfIdle).unwrap();
+    looking.join().unwrap();
+    drive.wait().unwrap();
+}
+
+#[test]
 fn busy_mount_stays_until_detached() {
     let drive = Drive::new();
     let open = File::create(drive.path("file")).unwrap();
-    assert!(matches!(drive.unmount(Unmount::IfIdle), Err(FuseError::Busy { .. })));
+    let refused = drive.unmount(Unmount::IfIdle).unwrap_err();
+    assert!(matches!(refused, FuseError::Busy { .. }));
+    let us = format!("({}): close what is open there", std::process::id());
+    assert!(refused.to_string().contains(&us), "{refused}");
     assert_eq!(drive.mount().presence(), Presence::Mounted);
     drive.unmount(Unmount::Detach).unwrap();
     assert_eq!(drive.mount().presence(), Presence::Detached);

@@ -7,7 +7,7 @@ readonly SOURCE_FILES=6000 SQLITE_TRANSACTIONS=300 FIO_MIB=1024
 
 # Nothing that git or the backup tools keep outside the mount may help them later.
 export GIT_CONFIG_GLOBAL=$work/gitconfig GIT_TERMINAL_PROMPT=0
-printf '[user]\nname = A\nemail = a@example.com\n[safe]\ndirectory = *\n' >"$GIT_CONFIG_GLOBAL"
+printf '[user]\nname = A\nemail = a@example.com\n[safe]\ndirectory = *\n[maintenance]\nautoDetach = false\n' >"$GIT_CONFIG_GLOBAL"
 export RESTIC_PASSWORD=restic BORG_BASE_DIR=$work/borg
 export BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes BORG_RELOCATED_REPO_ACCESS_IS_OK=yes
 
