@@ -13,7 +13,7 @@ use crate::keys::{NewSlot, Secret};
 use crate::meta::{MetaError, MetaStore, SlateMeta, SlateOptions};
 use crate::store::measured::StoreMeter;
 use crate::store::object_store::ObjectStore;
-use crate::store::{self, MeasuredStore, ProbeReport, SealedStore, StoreUrl};
+use crate::store::{self, MeasuredStore, OpenStore, ProbeReport, SealedStore, StoreUrl, Trouble};
 use crate::volume::{FreshnessPins, Pin, PinError, Volume, VolumeError};
 
 /// A volume's place: its store, counted, and what this machine remembers of it.
@@ -22,6 +22,8 @@ pub struct Storage {
     pub store: Arc<dyn ObjectStore>,
     /// Counts what passes through `store`.
     pub meter: Arc<StoreMeter>,
+    /// What `store` refuses or does not answer just now.
+    pub trouble: Arc<Trouble>,
     /// The volume's address.
     pub url: StoreUrl,
     /// What this machine remembers of volumes.
@@ -37,7 +39,8 @@ pub struct Storage {
 /// [`DaemonError::Config`], [`DaemonError::Open`].
 pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
     let url = config.url()?.clone();
-    let store = MeasuredStore::new(store::open(&url, &config.store).await?);
+    let OpenStore { store, trouble } = store::open(&url, &config.store).await?;
+    let store = MeasuredStore::new(store);
     let meter = store.meter();
     // The same bucket name at another server is another place.
     let location = match (&url, &config.store.endpoint) {
@@ -48,7 +51,7 @@ pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
     };
     let pins = FreshnessPins::new(config.state.directory()?.join("pins"));
     let single_machine = config.store.single_machine;
-    Ok(Storage { store: Arc::new(store), meter, url, pins, location, single_machine })
+    Ok(Storage { store: Arc::new(store), meter, trouble, url, pins, location, single_machine })
 }
 
 impl Storage {

@@ -156,6 +156,7 @@ async fn mount_and_serve(
         collector,
         gc_keep: plan.config.gc.keep,
         meter: Arc::clone(&storage.meter),
+        trouble: Arc::clone(&storage.trouble),
         url: storage.url.clone(),
         volume: volume.id().to_string(),
         pinned,

@@ -19,8 +19,8 @@ use crate::fs::{FileSystem, FsError, FsHealth};
 use crate::fuse::{FuseError, FuseMount, Presence, Unmount};
 use crate::gc::{Collector, GcError, GcFigures, GcPolicy};
 use crate::meta::SlateReader;
-use crate::store::StoreUrl;
 use crate::store::measured::StoreMeter;
+use crate::store::{StoreUrl, Trouble};
 
 /// Most warnings kept; an outage must not fill memory.
 const WARNINGS_MAX: usize = 16;
@@ -39,6 +39,7 @@ pub(super) struct Shared {
     /// How long it keeps freed packs if nothing else is asked for.
     pub gc_keep: Duration,
     pub meter: Arc<StoreMeter>,
+    pub trouble: Arc<Trouble>,
     pub url: StoreUrl,
     pub volume: String,
     pub mountpoint: PathBuf,
@@ -172,21 +173,7 @@ impl Shared {
         let fs = self.fs.status();
         let cache = self.reader.stats();
         let store = self.meter.snapshot();
-        let health = match fs.health {
-            FsHealth::Ok => {
-                HealthStatus { state: HealthState::Ok, failing_seconds: None, message: None }
-            }
-            FsHealth::Failing { seconds, message } => HealthStatus {
-                state: HealthState::Failing,
-                failing_seconds: Some(seconds),
-                message: Some(message),
-            },
-            FsHealth::Fenced => HealthStatus {
-                state: HealthState::Fenced,
-                failing_seconds: None,
-                message: Some("another writer has taken the volume over: unmount".to_owned()),
-            },
-        };
+        let health = health(fs.health, self.trouble.lasting());
         let requests = RequestCounts {
             get: store.requests.get,
             put: store.requests.put,
@@ -242,5 +229,61 @@ impl Shared {
             },
             warnings: self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+}
+
+/// What the file system knows of its commits, and the store of its requests: these are repeated for
+/// minutes before a commit fails, and a commit may fail without telling what the store said.
+fn health(fs: FsHealth, trouble: Option<(Duration, String)>) -> HealthStatus {
+    let failing = |seconds, message| HealthStatus {
+        state: HealthState::Failing,
+        failing_seconds: Some(seconds),
+        message: Some(message),
+    };
+    match (fs, trouble) {
+        (FsHealth::Fenced, _) => HealthStatus {
+            state: HealthState::Fenced,
+            failing_seconds: None,
+            message: Some("another writer has taken the volume over: unmount".to_owned()),
+        },
+        (FsHealth::Ok, None) => {
+            HealthStatus { state: HealthState::Ok, failing_seconds: None, message: None }
+        }
+        (FsHealth::Ok, Some((lasted, said))) => failing(lasted.as_secs(), said),
+        (FsHealth::Failing { seconds, message }, None) => failing(seconds, message),
+        (FsHealth::Failing { seconds, message }, Some((lasted, said))) => {
+            failing(seconds.max(lasted.as_secs()), format!("{message}; now: {said}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trouble() -> (Duration, String) {
+        (Duration::from_secs(40), "access denied".to_owned())
+    }
+
+    #[test]
+    fn an_outage_is_told_before_any_commit_has_failed() {
+        let told = health(FsHealth::Ok, Some(trouble()));
+        assert_eq!(told.state, HealthState::Failing);
+        assert_eq!(told.failing_seconds, Some(40));
+        assert_eq!(told.message.as_deref(), Some("access denied"));
+        assert_eq!(health(FsHealth::Ok, None).state, HealthState::Ok);
+    }
+
+    #[test]
+    fn a_failing_commit_is_told_with_what_the_store_says() {
+        let failing = FsHealth::Failing { seconds: 20, message: "not done within 20 s".to_owned() };
+        let told = health(failing, Some(trouble()));
+        assert_eq!(told.failing_seconds, Some(40));
+        assert_eq!(told.message.as_deref(), Some("not done within 20 s; now: access denied"));
+    }
+
+    #[test]
+    fn a_mount_that_was_overtaken_says_so_whatever_the_store_does() {
+        assert_eq!(health(FsHealth::Fenced, Some(trouble())).state, HealthState::Fenced);
     }
 }

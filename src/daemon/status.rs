@@ -97,7 +97,7 @@ pub struct HealthStatus {
 pub enum HealthState {
     /// What is written is stored.
     Ok,
-    /// The store does not take what is written; tried again and again.
+    /// The store does not take what is written, or serves no request; tried again and again.
     Failing,
     /// Another writer has the volume; nothing more is stored.
     Fenced,

@@ -49,6 +49,14 @@ pub enum StoreFault {
 }
 
 impl StoreFault {
+    /// A refusal that is part of normal work, and so no error of the store.
+    pub fn is_answer(self) -> bool {
+        matches!(
+            self,
+            Self::NotFound | Self::AlreadyExists | Self::Precondition | Self::NotModified
+        )
+    }
+
     /// What the caller does next.
     pub fn kind(self) -> ErrorKind {
         match self {

@@ -15,13 +15,13 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use serde::Serialize;
 
+use crate::store::classify;
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
     CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
     ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
     Result, UploadPart,
 };
-use crate::store::{StoreFault, classify};
 
 /// Keys that S3 returns or deletes in one request.
 const KEYS_PER_REQUEST: u64 = 1000;
@@ -42,7 +42,7 @@ impl Counter {
         self.micros.fetch_add(micros, Relaxed);
         self.micros_max.fetch_max(micros, Relaxed);
         if let Err(error) = result
-            && !is_answer(classify(error))
+            && !classify(error).is_answer()
         {
             self.errors.fetch_add(1, Relaxed);
         }
@@ -58,17 +58,6 @@ impl Counter {
             latency_ms_max: ms(self.micros_max.load(Relaxed)),
         }
     }
-}
-
-/// A refusal that is part of normal work, and so no error of the store.
-fn is_answer(fault: StoreFault) -> bool {
-    matches!(
-        fault,
-        StoreFault::NotFound
-            | StoreFault::AlreadyExists
-            | StoreFault::Precondition
-            | StoreFault::NotModified
-    )
 }
 
 /// The counters of one store, shared by everything that looks at them.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::ErrorKind;
 use crate::store::object_store::{ObjectStore, prefix::PrefixStore};
-use crate::store::{LocalStore, S3Config, S3Store, StoreConfig, StoreError, StoreUrl};
+use crate::store::{LocalStore, S3Config, S3Store, StoreConfig, StoreError, StoreUrl, Trouble};
 
 /// Why a store could not be opened. Nothing has been sent when this is returned.
 #[derive(Debug, thiserror::Error)]
@@ -23,24 +23,38 @@ impl OpenError {
     }
 }
 
-/// Opens the store at `url`; its paths are relative to the volume's prefix.
+/// A store, rooted at a volume's own prefix.
+#[derive(Debug)]
+pub struct OpenStore {
+    /// Paths are relative to the prefix.
+    pub store: Arc<dyn ObjectStore>,
+    /// What it refuses or does not answer just now. A local directory answers at once.
+    pub trouble: Arc<Trouble>,
+}
+
+/// Opens the store at `url`.
 ///
 /// For S3 this only reads local configuration; the first request is the first contact.
 ///
 /// # Errors
 /// An impossible configuration, plain http to another machine, an unreadable `ca_file`, or a
 /// local directory that cannot be created or used.
-pub async fn open(url: &StoreUrl, config: &StoreConfig) -> Result<Arc<dyn ObjectStore>, OpenError> {
+pub async fn open(url: &StoreUrl, config: &StoreConfig) -> Result<OpenStore, OpenError> {
     let fail = |source| OpenError { url: url.clone(), source };
     match url {
-        StoreUrl::File { dir } => Ok(Arc::new(LocalStore::open(dir).map_err(fail)?)),
+        StoreUrl::File { dir } => {
+            let store = Arc::new(LocalStore::open(dir).map_err(fail)?);
+            Ok(OpenStore { store, trouble: Arc::default() })
+        }
         StoreUrl::S3 { bucket, prefix } => {
             let s3 = S3Store::connect(S3Config::new(bucket, config)).await.map_err(fail)?;
-            Ok(if prefix.is_empty() {
+            let trouble = s3.trouble();
+            let store: Arc<dyn ObjectStore> = if prefix.is_empty() {
                 Arc::new(s3)
             } else {
                 Arc::new(PrefixStore::new(s3, prefix.as_str()))
-            })
+            };
+            Ok(OpenStore { store, trouble })
         }
     }
 }

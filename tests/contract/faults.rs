@@ -123,6 +123,20 @@ async fn a_body_that_breaks_off_is_resumed_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn a_body_that_breaks_off_again_and_again_is_read_as_long_as_it_moves_on() {
+    let mut script = vec![exchange("GET /bucket/object", head("200 OK", 10, TAG) + "0")];
+    for from in 1..10_usize {
+        let range = format!("{TAG}Content-Range: bytes {from}-9/10\r\n");
+        let answer = head("206 Partial Content", 10 - from, &range);
+        let expects = format!("range: bytes={from}-9").leak();
+        script.push(exchange(expects, format!("{answer}{from}")));
+    }
+    let (store, wrong) = scripted(script).await;
+    assert_eq!(get(&store).await.unwrap(), "0123456789");
+    assert_played(&wrong);
+}
+
+#[tokio::test]
 async fn the_rest_of_another_object_is_never_joined_on() {
     let rest = "ETag: \"two\"\r\nContent-Range: bytes 4-9/10\r\n";
     let (store, wrong) = scripted(vec![

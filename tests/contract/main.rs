@@ -132,7 +132,7 @@ async fn local_store_holds_the_contract() {
 async fn store_opened_by_file_url_holds_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let url: StoreUrl = format!("file://{}/new/dir", dir.path().display()).parse().unwrap();
-    hold(lidfs::store::open(&url, &StoreConfig::default()).await.unwrap(), FILE).await;
+    hold(lidfs::store::open(&url, &StoreConfig::default()).await.unwrap().store, FILE).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use futures::TryStreamExt;
 use lidfs::store::object_store::path::Path;
 use lidfs::store::object_store::{Error, ObjectStore, ObjectStoreExt};
 use lidfs::store::{
-    LocalStore, S3Config, S3Store, StoreConfig, StoreFault, classify, explain, open, probe,
+    LocalStore, OpenStore, S3Config, S3Store, StoreConfig, StoreFault, classify, explain, open,
+    probe,
 };
 
 use crate::support::servers::{Kind, Server, loader};
@@ -177,7 +178,31 @@ async fn credentials_that_nobody_has_are_missed_with_advice() {
     // Were anything sent, nobody would listen.
     let config =
         StoreConfig { endpoint: Some("http://127.0.0.1:9".to_owned()), ..StoreConfig::default() };
-    let store = open(&"s3://bucket/prefix".parse().unwrap(), &config).await.unwrap();
+    let OpenStore { store, .. } =
+        open(&"s3://bucket/prefix".parse().unwrap(), &config).await.unwrap();
     let error = store.get(&Path::from("object")).await.unwrap_err();
     assert_refusal(&error, StoreFault::NoCredentials, &["AWS_ACCESS_KEY_ID", "profile"]);
+}
+
+#[tokio::test]
+async fn an_outage_is_told_while_a_request_is_still_repeated() {
+    let config = StoreConfig {
+        endpoint: Some("http://127.0.0.1:9".to_owned()),
+        deadline: Duration::from_secs(8),
+        ..StoreConfig::default()
+    };
+    let config = S3Config::new("bucket", &config);
+    let store = S3Store::connect_with(config, loader("a", "b")).await.unwrap();
+    let trouble = store.trouble();
+    let request = tokio::spawn(async move { store.get(&Path::from("object")).await });
+    let (lasted, said) = loop {
+        if let Some(told) = trouble.lasting() {
+            break told;
+        }
+        assert!(!request.is_finished(), "the request failed before any trouble was told");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(!request.is_finished() && lasted < Duration::from_secs(8), "{lasted:?}");
+    assert!(said.starts_with("s3://bucket: http://127.0.0.1:9 does not serve"), "{said}");
+    assert_eq!(classify(&request.await.unwrap().unwrap_err()), StoreFault::Unavailable);
 }

@@ -110,9 +110,16 @@ impl Failure {
 
     /// The error for the caller. `attempts` counts this one.
     pub fn into_error(self, store: &Inner, key: &str, attempts: u32) -> StoreError {
-        let bucket = &store.bucket;
-        let place = &store.place;
+        let message = self.describe(store, key, attempts);
+        StoreError { fault: self.fault, message, source: self.source }
+    }
+
+    /// What went wrong and what to do about it. Without a key it is said of the bucket.
+    pub fn describe(&self, store: &Inner, key: &str, attempts: u32) -> String {
+        let Inner { bucket, place, .. } = store;
         let said = &self.message;
+        let object = format!("s3://{bucket}/{key}");
+        let object = object.trim_end_matches('/');
         let text = match self.fault {
             StoreFault::NoBucket => format!(
                 "bucket {bucket:?} does not exist at {place}: create it, or correct the volume's url"
@@ -125,7 +132,7 @@ impl Failure {
                 "s3://{bucket}: the temporary credentials have expired ({said}); get new ones"
             ),
             StoreFault::Denied => format!(
-                "s3://{bucket}/{key}: access denied by {place} ({said}); check the credentials and \
+                "{object}: access denied by {place} ({said}); check the credentials and \
                  what the bucket's policy allows them"
             ),
             StoreFault::WrongRegion => {
@@ -142,12 +149,12 @@ impl Failure {
                  ca_file of [store]"
             ),
             StoreFault::Unavailable => format!(
-                "s3://{bucket}/{key}: {place} does not serve the request ({said}; attempts: \
+                "{object}: {place} does not serve the request ({said}; attempts: \
                  {attempts}); check the network and the endpoint in [store]"
             ),
-            _ => format!("s3://{bucket}/{key}: {said}"),
+            _ => format!("{object}: {said}"),
         };
-        StoreError { fault: self.fault, message: one_line(&text), source: self.source }
+        one_line(&text)
     }
 }
 

@@ -41,12 +41,12 @@ use futures::stream::BoxStream;
 
 pub use client::S3Config;
 
-use crate::store::StoreError;
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use crate::store::{StoreError, Trouble};
 
 /// A bucket as an object store. Cheap to clone; clones share the connections.
 #[derive(Clone)]
@@ -64,6 +64,7 @@ struct Inner {
     is_tls: bool,
     /// Set once the server is seen to compare `If-Match` with the quotes included (Ceph RGW 16).
     wants_bare_etags: AtomicBool,
+    trouble: Arc<Trouble>,
 }
 
 impl S3Store {
@@ -90,6 +91,7 @@ impl S3Store {
                 deadline: config.deadline,
                 is_tls: target.is_tls,
                 wants_bare_etags: AtomicBool::new(false),
+                trouble: Arc::default(),
             }),
         })
     }
@@ -97,6 +99,11 @@ impl S3Store {
     /// The SDK client, for what is not about objects: the bucket's own settings.
     pub fn client(&self) -> &Client {
         &self.inner.client
+    }
+
+    /// What it refuses or does not answer just now.
+    pub fn trouble(&self) -> Arc<Trouble> {
+        Arc::clone(&self.inner.trouble)
     }
 
     /// Name of the bucket.

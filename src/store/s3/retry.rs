@@ -65,15 +65,24 @@ where
     loop {
         attempts += 1;
         let outgoing = Outgoing::new(body.clone());
-        let limit = end.min(Instant::now() + ANSWER_TIMEOUT + body_time);
+        let begun = Instant::now();
+        let limit = end.min(begun + ANSWER_TIMEOUT + body_time);
         let failure = match attempt(Box::pin(send(outgoing.clone())), &outgoing, limit).await {
-            Ok(Ok(value)) => return Outcome { result: Ok(value), attempts, is_ambiguous },
+            Ok(Ok(value)) => {
+                store.trouble.served();
+                return Outcome { result: Ok(value), attempts, is_ambiguous };
+            }
             Ok(Err(error)) => Failure::from_sdk(error),
             // What went wrong before says more than how little time was left.
             Err(waited) => last
                 .filter(|_| limit == end)
                 .unwrap_or_else(|| Failure::timed_out(outgoing.describe(waited))),
         };
+        if failure.fault.is_answer() {
+            store.trouble.served();
+        } else {
+            store.trouble.failed(begun.into_std(), failure.describe(store, "", attempts));
+        }
         let wait = backoff(attempts);
         if !failure.is_passing || attempts == ATTEMPTS_MAX || Instant::now() + wait >= end {
             return Outcome { result: Err(failure), attempts, is_ambiguous };
