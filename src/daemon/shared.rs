@@ -252,7 +252,7 @@ fn health(fs: FsHealth, trouble: Option<(Duration, String)>) -> HealthStatus {
         (FsHealth::Ok, Some((lasted, said))) => failing(lasted.as_secs(), said),
         (FsHealth::Failing { seconds, message }, None) => failing(seconds, message),
         (FsHealth::Failing { seconds, message }, Some((lasted, said))) => {
-            failing(seconds.max(lasted.as_secs()), format!("{message}; now: {said}"))
+            failing(seconds.max(lasted.as_secs()), format!("{said}; {message}"))
         }
     }
 }
@@ -279,7 +279,7 @@ mod tests {
         let failing = FsHealth::Failing { seconds: 20, message: "not done within 20 s".to_owned() };
         let told = health(failing, Some(trouble()));
         assert_eq!(told.failing_seconds, Some(40));
-        assert_eq!(told.message.as_deref(), Some("not done within 20 s; now: access denied"));
+        assert_eq!(told.message.as_deref(), Some("access denied; not done within 20 s"));
     }
 
     #[test]

@@ -242,6 +242,19 @@ async fn a_conflict_between_two_conditional_writes_is_tried_again() {
     assert_played(&wrong);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_without_a_body_that_is_not_answered_is_soon_sent_again() {
+    let (store, wrong) = scripted(vec![
+        stay("GET /bucket/object", ""),
+        exchange("GET /bucket/object", head("200 OK", 4, TAG) + "0123"),
+    ])
+    .await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(get(&store).await.unwrap(), "0123");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_played(&wrong);
+}
+
 /// A network that swallows packets says nothing: only that nothing moves shows it.
 #[tokio::test(start_paused = true)]
 async fn an_upload_that_stands_still_is_sent_again_on_another_connection() {

@@ -29,13 +29,22 @@ const SLICE: usize = 64 << 10;
 /// How long a connection may take none of a body. The kernel asks for more only when a third of
 /// its buffer is free, which at the slowest rate takes 21 s.
 const STALL: Duration = Duration::from_secs(30);
-/// How long the answer may take once the body is at the server.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the answer to the first attempt may take once the body is at the server, and by how much
+/// longer that of each later one. A request that got lost costs little, and a server that is slow to
+/// everybody is still waited for.
+const ANSWER_TIME_STEP: Duration = Duration::from_secs(7);
+/// No answer may take longer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
 /// The slowest upload that is not taken for a stalled one.
 const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// Bytes that may lie in buffers of this machine, handed over but not sent: what Linux gives one
 /// connection at most unless told otherwise (`tcp_wmem`).
 const BUFFERED_BYTES_MAX: u64 = 4 << 20;
+
+/// How long the answer to the attempt of this number (from 1) may take.
+pub(super) fn answer_time(attempt: u32) -> Duration {
+    ANSWER_TIME_STEP.saturating_mul(attempt).min(ANSWER_TIME_MAX)
+}
 
 /// How long `bytes` may take on their way.
 pub(super) fn sending_time(bytes: u64) -> Duration {
@@ -46,6 +55,7 @@ pub(super) fn sending_time(bytes: u64) -> Duration {
 #[derive(Debug, Clone)]
 pub(super) struct Outgoing {
     body: Bytes,
+    answer_time: Duration,
     progress: Arc<Mutex<Progress>>,
 }
 
@@ -56,10 +66,11 @@ struct Progress {
 }
 
 impl Outgoing {
-    /// An attempt that begins now.
-    pub fn new(body: Bytes) -> Self {
+    /// An attempt that begins now, the first or a later one.
+    pub fn new(body: Bytes, attempt: u32) -> Self {
         let progress = Progress { handed_over: 0, at: Instant::now() };
-        Self { body, progress: Arc::new(Mutex::new(progress)) }
+        let answer_time = answer_time(attempt);
+        Self { body, answer_time, progress: Arc::new(Mutex::new(progress)) }
     }
 
     fn progress(&self) -> Progress {
@@ -72,7 +83,7 @@ impl Outgoing {
         if handed_over < self.body.len() {
             return at + STALL;
         }
-        at + ANSWER_TIMEOUT + sending_time(BUFFERED_BYTES_MAX.min(handed_over as u64))
+        at + self.answer_time + sending_time(BUFFERED_BYTES_MAX.min(handed_over as u64))
     }
 
     /// How far it came, for a message about an attempt that took `waited`.
@@ -158,7 +169,7 @@ mod tests {
     fn slices_are_the_body_and_say_how_much_is_left() {
         let len = 2 * SLICE + 5;
         let body: Bytes = (0..len).map(|at| (at % 251) as u8).collect::<Vec<_>>().into();
-        let slices = Slices(Outgoing::new(body.clone()));
+        let slices = Slices(Outgoing::new(body.clone(), 1));
         let mut joined = Vec::new();
         while !slices.is_end_stream() {
             assert_eq!(slices.size_hint().exact(), Some((len - joined.len()) as u64));
@@ -170,15 +181,16 @@ mod tests {
 
     #[test]
     fn patience_grows_with_what_is_handed_over_and_not_with_the_whole_body() {
-        let outgoing = Outgoing::new(vec![0; 16 << 20].into());
+        let outgoing = Outgoing::new(vec![0; 16 << 20].into(), 1);
         let patience = |outgoing: &Outgoing| outgoing.patience() - outgoing.progress().at;
         assert_eq!(patience(&outgoing), STALL);
         assert!(outgoing.describe(STALL).contains("0 of 16777216 bytes after 30 s"));
         while outgoing.next_slice().is_some() {
-            assert!(patience(&outgoing) <= ANSWER_TIMEOUT + sending_time(BUFFERED_BYTES_MAX));
+            assert!(patience(&outgoing) <= ANSWER_TIME_STEP + sending_time(BUFFERED_BYTES_MAX));
         }
-        assert_eq!(patience(&outgoing), ANSWER_TIMEOUT + Duration::from_secs(64));
-        assert_eq!(outgoing.describe(Duration::from_secs(84)), "no answer within 84 s");
-        assert_eq!(patience(&Outgoing::new(Bytes::new())), ANSWER_TIMEOUT);
+        assert_eq!(patience(&outgoing), ANSWER_TIME_STEP + Duration::from_secs(64));
+        assert_eq!(outgoing.describe(Duration::from_secs(71)), "no answer within 71 s");
+        let times = [1, 2, 3, 64].map(|attempt| patience(&Outgoing::new(Bytes::new(), attempt)));
+        assert_eq!(times.map(|time| time.as_secs()), [7, 14, 20, 20]);
     }
 }

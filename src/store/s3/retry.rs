@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Inner;
 use super::errors::Failure;
-use super::outgoing::{ANSWER_TIMEOUT, Outgoing, sending_time};
+use super::outgoing::{Outgoing, answer_time, sending_time};
 use crate::store::object_store;
 use crate::store::{StoreError, StoreFault};
 
@@ -64,9 +64,9 @@ where
     let mut last = None;
     loop {
         attempts += 1;
-        let outgoing = Outgoing::new(body.clone());
+        let outgoing = Outgoing::new(body.clone(), attempts);
         let begun = Instant::now();
-        let limit = end.min(begun + ANSWER_TIMEOUT + body_time);
+        let limit = end.min(begun + answer_time(attempts) + body_time);
         let failure = match attempt(Box::pin(send(outgoing.clone())), &outgoing, limit).await {
             Ok(Ok(value)) => {
                 store.trouble.served();
@@ -142,7 +142,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_stands_still_is_given_up_long_before_a_slow_one() {
-        let outgoing = Outgoing::new(vec![0; 16 << 20].into());
+        let outgoing = Outgoing::new(vec![0; 16 << 20].into(), 1);
         let never = std::future::pending::<()>();
         let waited = attempt(never, &outgoing, Instant::now() + LONG).await.unwrap_err();
         assert_eq!(waited.as_secs(), 30);
@@ -150,7 +150,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_moves_on_is_waited_for_until_the_limit() {
-        let outgoing = Outgoing::new(vec![0; 16 << 20].into());
+        let outgoing = Outgoing::new(vec![0; 16 << 20].into(), 1);
         let slow = Box::pin(async {
             while outgoing.take_slice() {
                 sleep(Duration::from_secs(25)).await;
@@ -162,9 +162,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_waited_for_while_buffers_may_still_empty() {
-        let outgoing = Outgoing::new(vec![0; 1 << 20].into());
+        let outgoing = Outgoing::new(vec![0; 1 << 20].into(), 1);
         while outgoing.take_slice() {}
-        let answer = Box::pin(sleep(Duration::from_secs(35)));
+        let answer = Box::pin(sleep(Duration::from_secs(20)));
         attempt(answer, &outgoing, Instant::now() + LONG).await.unwrap();
         let never = std::future::pending::<()>();
         attempt(never, &outgoing, Instant::now() + LONG).await.unwrap_err();
