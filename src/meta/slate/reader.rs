@@ -1,7 +1,8 @@
 //! Reading a volume that somebody else writes, or a checkpoint of it.
 //!
 //! A follower writes nothing to the bucket, and so nothing keeps its objects
-//! from being deleted but their minimum age, far above what a follower lags.
+//! from being deleted. Those that a writer has replaced lately may be old enough
+//! to go at once; a read that misses one looks again, at the next state.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,11 +31,16 @@ pub enum View {
 /// SlateDB announces a new state just before it shows it; by then it is shown.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// How often a read that misses an object of the state at hand is done again at the next one.
+const LOOKS_MAX: u32 = 3;
+
 /// A read-only view of a volume's records in the bucket.
 pub struct SlateReader {
     reader: DbReader,
     runtime: Handle,
     view: View,
+    /// By then there is another state, if the writer has one.
+    next_state: Duration,
     status: watch::Receiver<DbStatus>,
     version: Mutex<Announced>,
 }
@@ -71,7 +77,8 @@ impl SlateReader {
         let status = reader.subscribe();
         let settled = status.borrow().durable_seq;
         let version = Mutex::new(Announced { settled, newest: settled, since: Instant::now() });
-        Ok(Self { reader, runtime: Handle::current(), view, status, version })
+        let next_state = options.follow_interval + SETTLE;
+        Ok(Self { reader, runtime: Handle::current(), view, next_state, status, version })
     }
 
     /// Stops following.
@@ -79,12 +86,16 @@ impl SlateReader {
         self.reader.close().await.map_err(|error| classify("closing", error))
     }
 
-    fn convert(&self, doing: &'static str, error: slatedb::Error) -> MetaError {
+    /// Whether a read that failed after `looks` others is to be done again; waits for the next state.
+    async fn looks_again(&self, looks: u32, error: &slatedb::Error) -> bool {
         // An object that compaction replaced is gone only for the state we still look at.
-        if self.view == View::Latest && names_missing_object(&error) {
-            return MetaError::Unavailable { doing, source: Arc::new(error) };
+        if self.view != View::Latest || looks >= LOOKS_MAX || !names_missing_object(error) {
+            return false;
         }
-        classify(doing, error)
+        tracing::debug!(looks, %error, "an object is gone: looking again");
+        let wait = async { tokio::time::sleep(self.next_state).await };
+        in_runtime(&self.runtime, wait).await;
+        true
     }
 }
 
@@ -92,9 +103,13 @@ impl SlateReader {
 impl MetaRead for SlateReader {
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
         let options = settings::point_read();
-        in_runtime(&self.runtime, self.reader.get_with_options(key, &options))
-            .await
-            .map_err(|error| self.convert("reading a record", error))
+        let mut looks = 0;
+        loop {
+            match in_runtime(&self.runtime, self.reader.get_with_options(key, &options)).await {
+                Err(error) if self.looks_again(looks, &error).await => looks += 1,
+                result => return result.map_err(|error| classify("reading a record", error)),
+            }
+        }
     }
 
     async fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Record>, MetaError> {
@@ -102,12 +117,16 @@ impl MetaRead for SlateReader {
             return Ok(Vec::new());
         }
         let options = settings::scan(limit);
-        let scan = async {
-            collect(self.reader.scan_with_options(start..end, &options).await?, limit).await
-        };
-        in_runtime(&self.runtime, scan)
-            .await
-            .map_err(|error| self.convert("scanning records", error))
+        let mut looks = 0;
+        loop {
+            let scan = async {
+                collect(self.reader.scan_with_options(start..end, &options).await?, limit).await
+            };
+            match in_runtime(&self.runtime, scan).await {
+                Err(error) if self.looks_again(looks, &error).await => looks += 1,
+                result => return result.map_err(|error| classify("scanning records", error)),
+            }
+        }
     }
 
     fn version(&self) -> u64 {

@@ -95,7 +95,7 @@ const WORKER_DEAD: Duration = Duration::from_secs(20);
 const WORKER_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Garbage collection: a handful of LISTs each time.
 const GC_INTERVAL: Duration = Duration::from_hours(1);
-/// Tables and manifests stay a day after their last use: longer than any follower lags or any reader's clock is off.
+/// Tables and manifests stay a day after they were made: longer than any clock is off. For followers see `reader`.
 const TABLE_AGE_MIN: Duration = Duration::from_hours(24);
 /// Log objects stay an hour after they were written out as tables, for followers that replay them.
 const LOG_AGE_MIN: Duration = Duration::from_hours(1);

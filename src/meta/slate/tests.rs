@@ -293,3 +293,45 @@ async fn killed_mounts_one_after_another_do_not_come_to_wait_for_the_compactors_
     // Less than the compactor's sleep, more than a worker takes to count as dead, a few times.
     tokio::time::timeout(Duration::from_secs(80), mounts).await.expect("waits for compaction");
 }
+
+/// Tables that a writer has replaced may go while a follower still looks at the state before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_misses_a_table_looks_again_at_the_next_state() {
+    let bucket = Arc::new(InMemory::new());
+    let writer = SlateMeta::open(bucket.clone(), options()).await.unwrap();
+    writer.apply(numbered(1, 100)).await.unwrap();
+    writer.close().await.unwrap();
+    let reader = SlateReader::open(bucket.clone(), options(), View::Latest).await.unwrap();
+    let tables = bucket.list(Some(&"meta/compacted".into())).try_collect::<Vec<_>>().await.unwrap();
+    let mut gone = Vec::new();
+    for table in tables {
+        gone.push((table.location.clone(), bucket.get(&table.location).await.unwrap()));
+        bucket.delete(&table.location).await.unwrap();
+    }
+    assert!(!gone.is_empty());
+    let (read, scanned, ()) =
+        tokio::join!(reader.get(b"key 00000001"), reader.scan(b"key", b"kez", 10), async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            for (path, table) in gone {
+                bucket.put(&path, table.bytes().await.unwrap().into()).await.unwrap();
+            }
+        });
+    assert_eq!(read.unwrap().unwrap().len(), 100);
+    assert_eq!(scanned.unwrap().len(), 1);
+}
+
+/// Not for ever: what stays away is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_gone_for_good_is_told() {
+    let bucket = Arc::new(InMemory::new());
+    let writer = SlateMeta::open(bucket.clone(), options()).await.unwrap();
+    writer.apply(numbered(1, 100)).await.unwrap();
+    writer.close().await.unwrap();
+    let reader = SlateReader::open(bucket.clone(), options(), View::Latest).await.unwrap();
+    let tables = bucket.list(Some(&"meta/compacted".into())).try_collect::<Vec<_>>().await.unwrap();
+    for table in tables {
+        bucket.delete(&table.location).await.unwrap();
+    }
+    let error = reader.get(b"key 00000001").await.unwrap_err();
+    assert_eq!(error.kind(), crate::base::ErrorKind::Corrupt, "{error}");
+}
