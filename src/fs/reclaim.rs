@@ -102,7 +102,7 @@ impl FileSystem {
         Ok(())
     }
 
-    /// Gives back the orphans that nobody refers to, without waiting for their turn.
+    /// Gives back the orphans that nobody refers to, without waiting for their turn. Damaged ones stay.
     ///
     /// # Errors
     /// [`FsError::Io`] if the store does not answer, or the mount stores nothing any more.
@@ -115,6 +115,10 @@ impl FileSystem {
             match self.reclaim(inode).await {
                 // The background was quicker.
                 Ok(()) | Err(FsError::NotFound) => {}
+                // It must not keep the others, and all else that is collected, for ever.
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::error!("inode {inode} cannot be given back: {error}");
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -235,6 +235,7 @@ outage() {
     flush_volume
     run restic -r "$mnt/restic-$kind" --no-cache check --read-data
     same "$work/large" "$mnt/large-$kind" "the copy"
+    rm -r "$mnt/restic-$kind" "$mnt/large-$kind"
     wait_health ok 10
     done_with "a $OUTAGE_S s outage ($kind) in restic backup and a copy of $copy_mib MiB" "$start"
 }

@@ -205,6 +205,7 @@ async fn a_damaged_orphan_does_not_keep_a_mount_from_closing() {
     .wait()
     .await
     .unwrap();
+    fs.reclaim_unreferenced().await.unwrap();
     create(&fs, ROOT, "precious").await;
     let closed = fs.close().await;
     eprintln!("{closed:?}");
