@@ -13,6 +13,7 @@ use crate::fs::CopyRange;
 use crate::fs::tests::support::*;
 use crate::store::StoreFault;
 use crate::store::faulty::{Fault, Faults, Op, Rule};
+use crate::store::object_store::ObjectStoreExt as _;
 
 const ROOT: Inode = Inode::ROOT;
 const NOW: GcPolicy = GcPolicy { keep: Duration::ZERO, compact_below: 90 };
@@ -363,6 +364,33 @@ async fn a_pack_that_files_show_is_not_swept_though_its_record_is_lost() {
     let figures = collector.collect(NOW).await.unwrap();
     assert_eq!((figures.orphans, figures.damaged_packs), (0, 1), "{figures:?}");
     assert_eq!(bench.bucket().await, objects);
+}
+
+/// The damaged page may have shown it; and what else there is to collect is collected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_that_a_damaged_page_may_show_is_kept_and_the_collection_goes_on() {
+    let bench = Bench::new().await;
+    let (fs, _) = bench.mount().await;
+    let damaged = make(&fs, "damaged", 1, MIB).await;
+    fs.flush().await.unwrap();
+    let pack = fs.packs(PackNumber(0)).await.unwrap()[0].0;
+    make(&fs, "dead", 2, MIB).await;
+    fs.close().await.unwrap();
+    bench.sweep_from_the_first_pack(Some(pack)).await;
+    let meta = bench.volume.meta.open();
+    let mut batch = crate::meta::Batch::new();
+    batch.put(Key::page(damaged, 0).as_bytes().to_vec(), b"garbage".to_vec());
+    meta.apply(batch).await.unwrap();
+    meta.flush().await.unwrap();
+    let before = bench.bucket().await.0;
+
+    let (fs, collector) = bench.mount().await;
+    remove(&fs, "dead").await;
+    let figures = collector.collect(NOW).await.unwrap();
+    assert_eq!((figures.orphans, figures.damaged_packs), (0, 1), "{figures:?}");
+    assert!(figures.deleted_packs > 0, "{figures:?}");
+    assert!(bench.bucket().await.0 < before);
+    assert!(bench.volume.store.head(&bench.volume.context.path(pack)).await.is_ok());
 }
 
 /// The record goes after the object: what failed in between is done again.

@@ -63,3 +63,21 @@ async fn reserving_and_copying_are_held_to_the_quota_and_holes_are_free() {
     let refused = fs.copy_range(range(MIB)).wait().await;
     assert!(matches!(refused, Err(FsError::NoSpace)), "{refused:?}");
 }
+
+/// What an earlier mount left without a name is given back in the background: there will be room.
+// One thread, so that nothing is done in the background before the write is tried.
+#[tokio::test]
+async fn a_full_volume_waits_for_what_an_earlier_mount_left_behind() {
+    let (volume, fs) = with_quota(4 * MIB).await;
+    let (file, _) = create(&fs, ROOT, "file").await;
+    try_write(&fs, file, 0, 4 * MIB as usize).await.unwrap();
+    fs.unlink(ROOT, b"file").wait().await.unwrap();
+    fs.flush().await.unwrap();
+    drop(fs); // crash, with the file still open
+
+    let fs = volume.mount().await;
+    let (other, _) = create(&fs, ROOT, "other").await;
+    try_write(&fs, other, 0, 4 * MIB as usize).await.unwrap();
+    fs.flush().await.unwrap();
+    assert_eq!(read_all(&fs, other).await.len() as u64, 4 * MIB);
+}
