@@ -42,6 +42,8 @@ load_and_kill() {
                 >"$work/out/writer" 2>&1 </dev/null || fail "the load ended early: $(cat "$work/out/writer")"
             ;;
         *)
+            # What the last load said must not be taken for this one's.
+            : >"$work/out/writer"
             python3 "$load" write "$mnt/$name" "$work/$name.log" "$seed-$name" $WRITERS >"$work/out/writer" 2>&1 </dev/null &
             writer=$!
             until grep -q writing "$work/out/writer"; do
