@@ -34,6 +34,22 @@ pub enum VolumeError {
         /// On how many slots.
         slots: usize,
     },
+    /// The config pins one KMS key, and the slots are of others.
+    #[error(
+        "wrong key: the config names KMS key {pinned}, but lidfs.json has slots of {} alone, which nobody has proven; if the slot was moved, write the ARN that `lidfs key rotate` printed", found.join(", "))]
+    OtherKmsKey {
+        /// What the config names.
+        pinned: String,
+        /// What the header names, unproven.
+        found: Vec<String>,
+    },
+    /// A new volume key would lock holders of secrets out that are not at hand.
+    #[error(
+        "nobody is here to wrap the new volume key for: {}; give their keys with --with-keyfile, --with-passphrase-fd or --with-recovery-words-fd, or drop these slots with --drop-others", slots.join(", "))]
+    WouldDrop {
+        /// The slots: id, kind and label.
+        slots: Vec<String>,
+    },
     /// A slot opened, but the header is not what the holder of the volume key wrote.
     #[error("lidfs.json: was changed by somebody without the key; restore it from a copy")]
     HeaderTampered,
@@ -70,7 +86,7 @@ pub enum VolumeError {
         id: SlotId,
     },
     /// A volume without a key slot would be lost at birth.
-    #[error("a new volume needs at least one key; give a keyfile or a passphrase")]
+    #[error("a new volume needs at least one key; give a keyfile, a passphrase or a KMS key")]
     NoSlots,
     /// Others changed the header again and again.
     #[error("lidfs.json: others keep changing it; try again when they are done")]
@@ -103,7 +119,7 @@ impl VolumeError {
             Self::NoVolume | Self::NoSlot { .. } => ErrorKind::NotFound,
             Self::PrefixNotEmpty { .. } | Self::Contended => ErrorKind::Conflict,
             Self::Header(error) => error.kind(),
-            Self::WrongKey { .. } => ErrorKind::Denied,
+            Self::WrongKey { .. } | Self::OtherKmsKey { .. } => ErrorKind::Denied,
             Self::HeaderTampered
             | Self::Keyring { .. }
             | Self::HeaderReplaced
@@ -111,7 +127,7 @@ impl VolumeError {
             Self::Pin(error) => error.kind(),
             Self::Key(error) => error.kind(),
             Self::SlotsFull => ErrorKind::Full,
-            Self::LastSlot { .. } | Self::NoSlots => ErrorKind::Invalid,
+            Self::LastSlot { .. } | Self::NoSlots | Self::WouldDrop { .. } => ErrorKind::Invalid,
             Self::Object(error) => error.kind(),
             Self::Seal(error) => error.kind(),
         }

@@ -34,6 +34,7 @@ pub(super) struct Keyring {
 #[derive(Debug)]
 pub(super) enum KeyringError {
     Open(OpenError),
+    Seal(SealError),
     /// Authentic, but not of the form above.
     Malformed,
 }
@@ -56,6 +57,17 @@ impl Keyring {
         let keys = DataKeys::new(key.clone(), Vec::new());
         let plain = open_whole(&keys, &binding(volume), sealed).map_err(KeyringError::Open)?;
         decode(plain.expose()).ok_or(KeyringError::Malformed)
+    }
+
+    /// A sealed keyring, sealed under another key: nothing in it changes.
+    pub(super) fn reseal(
+        volume: VolumeId,
+        (old, new): (&DataKey, &DataKey),
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, KeyringError> {
+        let keys = DataKeys::new(old.clone(), Vec::new());
+        let plain = open_whole(&keys, &binding(volume), sealed).map_err(KeyringError::Open)?;
+        seal_whole(new, &binding(volume), plain.expose()).map_err(KeyringError::Seal)
     }
 
     /// What pack names and the hashes of file names are made with.
