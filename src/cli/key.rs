@@ -48,6 +48,7 @@ enum Command {
     Rotate(RotateArgs),
     /// Remove a key slot from a volume
     Remove(RemoveArgs),
+    Rekey(super::rekey::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -152,6 +153,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         Command::Rotate(args) if args.volume_key => rotate_volume_key(&args),
         Command::Rotate(args) => rotate_slot(&args),
         Command::Remove(args) => remove(&args),
+        Command::Rekey(args) => super::rekey::run(&args),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a volume could not be made, opened or changed.
 
+use super::keyring::KeyringError;
 use super::{ObjectError, PinError};
 use crate::base::ErrorKind;
 use crate::crypto::{OpenError, SealError};
@@ -53,6 +54,11 @@ pub enum VolumeError {
     /// A slot opened, but the header is not what the holder of the volume key wrote.
     #[error("lidfs.json: was changed by somebody without the key; restore it from a copy")]
     HeaderTampered,
+    /// While it was open, the header came under another volume key.
+    #[error(
+        "lidfs.json: is no longer under the volume key that it was opened with; if `lidfs key rotate --volume-key` ran meanwhile, mount or run this again, otherwise somebody without the key changed it"
+    )]
+    KeyChanged,
     /// The keyring inside an authentic header does not open.
     #[error("lidfs.json: the keyring cannot be opened; restore lidfs.json from a copy")]
     Keyring {
@@ -88,6 +94,9 @@ pub enum VolumeError {
     /// A volume without a key slot would be lost at birth.
     #[error("a new volume needs at least one key; give a keyfile, a passphrase or a KMS key")]
     NoSlots,
+    /// The numbers of epochs are used up.
+    #[error("the volume can have no further data key: copy its files to a new volume")]
+    NoMoreEpochs,
     /// Others changed the header again and again.
     #[error("lidfs.json: others keep changing it; try again when they are done")]
     Contended,
@@ -102,6 +111,17 @@ pub enum VolumeError {
     /// Nothing can be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
+}
+
+impl From<KeyringError> for VolumeError {
+    fn from(error: KeyringError) -> Self {
+        match error {
+            KeyringError::Open(error) => Self::Keyring { source: Some(error) },
+            KeyringError::Malformed => Self::Keyring { source: None },
+            KeyringError::Full => Self::NoMoreEpochs,
+            KeyringError::Seal(error) => Self::Seal(error),
+        }
+    }
 }
 
 fn tried(kind: SlotKind, slots: usize) -> String {
@@ -121,12 +141,13 @@ impl VolumeError {
             Self::Header(error) => error.kind(),
             Self::WrongKey { .. } | Self::OtherKmsKey { .. } => ErrorKind::Denied,
             Self::HeaderTampered
+            | Self::KeyChanged
             | Self::Keyring { .. }
             | Self::HeaderReplaced
             | Self::NotStored => ErrorKind::Corrupt,
             Self::Pin(error) => error.kind(),
             Self::Key(error) => error.kind(),
-            Self::SlotsFull => ErrorKind::Full,
+            Self::SlotsFull | Self::NoMoreEpochs => ErrorKind::Full,
             Self::LastSlot { .. } | Self::NoSlots | Self::WouldDrop { .. } => ErrorKind::Invalid,
             Self::Object(error) => error.kind(),
             Self::Seal(error) => error.kind(),

@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use super::keyring::{Keyring, KeyringError};
+use super::keyring::Keyring;
 use super::object::Written;
 use super::opened::{CHANGE_ATTEMPTS_MAX, open_keyring};
 use super::root::RootKeys;
@@ -59,7 +59,7 @@ impl Volume {
             None => keys::rewrap(self.id(), self.root.volume_key(), old, secret).await?,
         };
         new.created = clock.now().seconds;
-        self.change(|header| {
+        self.change(|header, _, _| {
             let slot = header.slots.iter_mut().find(|slot| slot.id == id);
             *slot.ok_or_else(missing)? = new.clone();
             Ok(())
@@ -100,7 +100,7 @@ impl Volume {
     }
 
     fn take_root(&mut self, root: RootKeys) -> Result<(), VolumeError> {
-        self.keyring = open_keyring(&root, self.header())?;
+        self.keyring.adopt(open_keyring(&root, self.header())?);
         self.root = root;
         Ok(())
     }
@@ -131,12 +131,7 @@ impl Volume {
             return Err(VolumeError::NoSlots);
         }
         let keys = (self.root.keyring_key(), next.keyring_key());
-        let resealed = Keyring::reseal(self.id(), keys, &self.header().keyring.0);
-        let keyring = resealed.map_err(|error| match error {
-            KeyringError::Seal(error) => VolumeError::Seal(error),
-            KeyringError::Open(error) => VolumeError::Keyring { source: Some(error) },
-            KeyringError::Malformed => VolumeError::Keyring { source: None },
-        })?;
+        let keyring = Keyring::reseal(self.id(), keys, &self.header().keyring.0)?;
         let mut header = Header { slots, keyring: Base64(keyring), ..self.header().clone() };
         header.set_slot_features();
         header.version = header.version.checked_add(1).ok_or(VolumeError::Contended)?;
