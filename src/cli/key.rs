@@ -115,17 +115,18 @@ struct RotateArgs {
     volume_key: bool,
     #[command(flatten)]
     new: NewSecret,
+    // clap drops a requirement whose fulfilment would conflict, so the conflict is named, too.
     /// With --volume-key: keep the slot of this keyfile (repeatable)
-    #[arg(long, value_name = "FILE", requires = "volume_key")]
+    #[arg(long, value_name = "FILE", requires = "volume_key", conflicts_with = "slot")]
     with_keyfile: Vec<PathBuf>,
     /// With --volume-key: keep the slot of the passphrase in this file descriptor (repeatable)
-    #[arg(long, value_name = "FD", requires = "volume_key")]
+    #[arg(long, value_name = "FD", requires = "volume_key", conflicts_with = "slot")]
     with_passphrase_fd: Vec<u32>,
     /// With --volume-key: keep the slot of the recovery words in this file descriptor (repeatable)
-    #[arg(long, value_name = "FD", requires = "volume_key")]
+    #[arg(long, value_name = "FD", requires = "volume_key", conflicts_with = "slot")]
     with_recovery_words_fd: Vec<u32>,
     /// With --volume-key: remove the slots whose secrets are not given
-    #[arg(long, requires = "volume_key")]
+    #[arg(long, requires = "volume_key", conflicts_with = "slot")]
     drop_others: bool,
 }
 
