@@ -58,6 +58,7 @@ impl FromStr for NamesFingerprint {
 }
 
 /// A volume key with what follows from it.
+#[derive(Clone)]
 pub(super) struct RootKeys {
     volume_key: SecretKey,
     header: SecretKey,
