@@ -316,7 +316,7 @@ impl Call<'_> {
             let limit = end.min(Instant::now() + ATTEMPT_TIMEOUT);
             let failure = match timeout_at(limit, Box::pin(send())).await {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => self.failure(error, attempts),
+                Ok(Err(error)) => self.failure(&error, attempts),
                 Err(_) => self.unreachable("no answer in time".to_owned(), attempts),
             };
             // Between half and the whole.

@@ -121,7 +121,8 @@ mod tests {
         let text = text(&key);
         assert!(text.len() < TEXT_BYTES_MAX);
         let numbered = text.split(' ').enumerate();
-        let numbered: String = numbered.map(|(at, word)| format!("{}. {word}\n", at + 1)).collect();
+        let numbered: Vec<_> = numbered.map(|(at, word)| format!("{}. {word}", at + 1)).collect();
+        let numbered = numbered.join("\n");
         for typed in [text.clone(), text.to_uppercase(), numbered, text.replace(' ', " \t\r\n ")] {
             assert_eq!(parsed(&typed).unwrap().expose(), key.expose());
         }

@@ -161,7 +161,8 @@ async fn seal(
     let (unlock, kek) = match secret {
         Secret::Keyfile(key) => keyfile::new_slot(place, key),
         Secret::Passphrase(passphrase) => passphrase::new_slot(place, passphrase).await?,
-        Secret::Kms(key) => key.new_slot(place).await?,
+        // On the heap, here and below: what a request to KMS holds is large.
+        Secret::Kms(key) => Box::pin(key.new_slot(place)).await?,
         Secret::Recovery(key) => recovery::new_slot(place, key),
     };
     let path = path(place.slot);
@@ -187,7 +188,7 @@ pub async fn move_to_key(
         return Ok(None);
     }
     let place = Place { volume, slot: slot.id };
-    let (key, ciphertext) = new.take_over(place, old, &ciphertext.0).await?;
+    let (key, ciphertext) = Box::pin(new.take_over(place, old, &ciphertext.0)).await?;
     let unlock = Unlock::Kms { key, ciphertext: Base64(ciphertext), salt: salt.clone() };
     Ok(Some(Slot { unlock, ..slot.clone() }))
 }
@@ -216,11 +217,11 @@ pub async fn unwrap(
             passphrase::kek(place, passphrase, &salt.0, cost).await?
         }
         (Unlock::Kms { key, ciphertext, salt }, Secret::Kms(pinned)) => {
-            pinned.expect_arn().await?;
+            Box::pin(pinned.expect_arn()).await?;
             if key != pinned.name() {
                 return Ok(None);
             }
-            pinned.kek(place, &ciphertext.0, &salt.0).await?
+            Box::pin(pinned.kek(place, &ciphertext.0, &salt.0)).await?
         }
         (Unlock::Recovery { salt }, Secret::Recovery(key)) => recovery::kek(place, key, &salt.0),
         _ => return Ok(None),

@@ -267,12 +267,12 @@ impl Call<'_> {
         KmsError::OtherKey { key: key.to_owned(), place: self.place.clone(), found }
     }
 
-    pub(super) fn failure<E>(&self, error: SdkError<E, HttpResponse>, attempts: u32) -> KmsError
+    pub(super) fn failure<E>(&self, error: &SdkError<E, HttpResponse>, attempts: u32) -> KmsError
     where
         E: Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
-        let SdkError::ServiceError(context) = &error else {
-            return self.without_answer(&error, attempts);
+        let SdkError::ServiceError(context) = error else {
+            return self.without_answer(error, attempts);
         };
         let (status, meta) = (context.raw().status().as_u16(), context.err().meta());
         let code = one_line(meta.code().unwrap_or_default());
