@@ -116,10 +116,10 @@ kms EnableKey "$bare" >/dev/null
     unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
     expect 14 "credential" "$lidfs" key list -c "$conf"
 )
-kms_machine gone "${arn%/*}/00000000-0000-0000-0000-000000000000"
+kms_machine stranger "${arn%/*}/00000000-0000-0000-0000-000000000000"
 refused 12 "which nobody has proven"
 kms_machine remote "$arn"
-sed -i 's|^endpoint = "http://127.*"$|&|; /^\[key.kms\]/,$ s|^endpoint = .*|endpoint = "http://kms.example.com"|' "$conf"
+sed -i '/^\[key.kms\]/,$ s|^endpoint = .*|endpoint = "http://kms.example.com"|' "$conf"
 refused 3 "plain http to another machine"
 
 # ---- what an attacker with the bucket can do
@@ -246,7 +246,6 @@ cp "$work/out/run" "$work/sheet.txt"
 wrong_for recovery
 grep -oP '\b\d+\. \K[a-z]+' "$work/sheet.txt" >"$work/words"
 opens recovery
-kms_slot=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[0]["id"])' "$work/out/slots.json")
 kms_slot=$(slot "first key")
 asked >/dev/null
 opening keyfile run "$lidfs" key rotate -c "$conf" --slot "$kms_slot"

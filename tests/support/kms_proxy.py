@@ -4,8 +4,8 @@
     kms_proxy.py HOST:PORT LOG      prints its own address
 
 Each request is one line of LOG: the operation and the key. moto decrypts with disabled keys, with keys that are
-to be deleted and with another key than was asked for; here those are refused as AWS refuses them. The alias
-`alias/denied`, and a file LOG.fault with "STATUS CODE TIMES", make a refusal of another kind.
+to be deleted and with another key than was asked for; here those are refused as AWS refuses them. A file
+LOG.fault with "STATUS CODE TIMES" makes other refusals.
 What is decrypted goes to LOG.secrets, so that a test can look for it where it must not be.
 """
 
