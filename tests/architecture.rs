@@ -75,12 +75,16 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sha2", &["crypto/", "volume/pin.rs"]),
     // In the store for names of temporary files, jitter and probes: nothing that is secret.
     ("getrandom", &["crypto/", "store/"]),
-    ("zeroize", &["crypto/", "keys/"]),
+    ("zeroize", &["crypto/", "keys/", "cli/sheet.rs"]),
     ("argon2", &["keys/"]),
     ("rpassword", &["keys/"]),
+    ("bip39", &["keys/recovery.rs"]),
+    ("aws-sdk-kms", &["keys/kms"]),
+    // The picture of recovery words.
+    ("qrcode", &["cli/"]),
     ("base64", &["format/"]),
     // Object stores.
-    ("aws-config", &["store/"]),
+    ("aws-config", &["store/", "keys/kms"]),
     ("aws-sdk-s3", &["store/", "bucket/"]),
     ("aws-smithy-http-client", &["store/"]),
     ("aws-types", &["store/"]),

@@ -172,7 +172,13 @@ fn key(resolved: &Resolved) -> Finding {
             }
             Err(error) => Finding::new("key", Verdict::Fail, sentence(&error)),
         },
-        Ok(_) => Finding::new("key", Verdict::Ok, "a passphrase (not asked for here)"),
+        Ok(KeySource::Kms(key, _)) => {
+            Finding::new("key", Verdict::Ok, format!("KMS {key}, tried with the volume"))
+        }
+        Ok(source) => {
+            let kind = source.kind();
+            Finding::new("key", Verdict::Ok, format!("of kind {kind} (not asked for here)"))
+        }
         Err(failure) => Finding::new("key", Verdict::Fail, failure.message),
     }
 }
@@ -264,20 +270,18 @@ async fn volume(resolved: &Resolved, storage: &Storage) -> Finding {
         Ok(_) => {}
     }
     match resolved.key_source() {
-        Ok(KeySource::Keyfile(path)) => match open(storage, path).await {
-            Ok(id) => Finding::new("volume", Verdict::Ok, format!("the key opens {id}")),
-            Err(failure) => Finding::new("volume", Verdict::Fail, failure.message),
-        },
-        _ => Finding::new(
-            "volume",
-            Verdict::Ok,
-            "there; not opened, which would ask for the passphrase",
-        ),
+        Ok(source @ (KeySource::Keyfile(_) | KeySource::Kms(..))) => {
+            match open(storage, &source).await {
+                Ok(id) => Finding::new("volume", Verdict::Ok, format!("the key opens {id}")),
+                Err(failure) => Finding::new("volume", Verdict::Fail, failure.message),
+            }
+        }
+        _ => Finding::new("volume", Verdict::Ok, "there; not opened, which would ask for the key"),
     }
 }
 
-async fn open(storage: &Storage, keyfile: std::path::PathBuf) -> Result<String, Failure> {
-    let secret = KeySource::Keyfile(keyfile).secret(keys::Purpose::Unlock)?;
+async fn open(storage: &Storage, source: &KeySource) -> Result<String, Failure> {
+    let secret = source.secret(keys::Purpose::Unlock)?;
     let pin = storage.pin()?;
     let volume = storage.open(&secret, pin.as_ref()).await.map_err(|error: DaemonError| error)?;
     Ok(format!("volume {}", volume.id()))

@@ -7,7 +7,7 @@ use crate::config::ConfigError;
 use crate::daemon::DaemonError;
 use crate::fs::FsError;
 use crate::fuse::FuseError;
-use crate::keys::KeyError;
+use crate::keys::{KeyError, KmsError};
 use crate::meta::MetaError;
 use crate::store::{self, ProbeError, StoreFault};
 use crate::volume::{LeaseError, ObjectError, VolumeError};
@@ -36,7 +36,7 @@ pub enum Exit {
     WrongKey = 12,
     /// The volume was rolled back or tampered with.
     Tampered = 13,
-    /// The store cannot be reached, refuses, or does not do what a volume needs.
+    /// The store or KMS cannot be reached, refuses, or does not do what a volume needs.
     Unreachable = 14,
     /// The mount point is missing, busy, not empty or not mounted.
     Mountpoint = 15,
@@ -55,7 +55,7 @@ Exit codes:
   11  locked by another writer
   12  wrong key
   13  volume rolled back or tampered with
-  14  store unreachable, refusing or unfit
+  14  store or KMS unreachable, refusing or unfit
   15  mount point problem";
 
 impl Exit {
@@ -154,7 +154,7 @@ fn fs_exit(error: &FsError) -> Exit {
 fn volume_exit(error: &VolumeError) -> Exit {
     match error {
         VolumeError::NoVolume => Exit::NoVolume,
-        VolumeError::WrongKey { .. } => Exit::WrongKey,
+        VolumeError::WrongKey { .. } | VolumeError::OtherKmsKey { .. } => Exit::WrongKey,
         VolumeError::Key(error) => key_exit(error),
         VolumeError::Object(error) => object_exit(error),
         other => kind_exit(other.kind()),
@@ -177,9 +177,21 @@ fn key_exit(error: &KeyError) -> Exit {
         | KeyError::Write { .. }
         | KeyError::Argon2 { .. }
         | KeyError::Mismatch
+        | KeyError::OtherKind { .. }
         | KeyError::Seal(_) => Exit::Failure,
+        KeyError::Words { .. } => Exit::WrongKey,
+        KeyError::Kms(error) => kms_exit(error),
         // Where the key comes from is set up wrong.
         _ => Exit::Config,
+    }
+}
+
+fn kms_exit(error: &KmsError) -> Exit {
+    match error.kind() {
+        ErrorKind::Corrupt => Exit::Tampered,
+        ErrorKind::Invalid => Exit::Config,
+        // As with a store: not there, or it refuses.
+        _ => Exit::Unreachable,
     }
 }
 

@@ -26,6 +26,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let slot = NewSlot { secret, label: args.label.clone() };
     let made = runtime()?.block_on(daemon::create(config, slot))?;
     println!("made volume {} at {url}, key fingerprint {}", made.id(), made.fingerprint());
+    if let Some(arn) = made.slots().into_iter().find_map(|slot| slot.kms_key)
+        && config.key.kms_key.as_ref() != Some(&arn)
+    {
+        println!("to open it, write into [key]: kms_key = \"{arn}\"");
+    }
     println!(
         "keep the key safe, and a copy of it elsewhere: without it nobody can read the volume"
     );

@@ -22,6 +22,7 @@ mod options;
 mod progress;
 mod rekey;
 mod scrub;
+mod sheet;
 mod shell;
 mod status;
 mod target;

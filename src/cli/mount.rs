@@ -7,7 +7,6 @@ use std::process;
 use super::options::ConfigArgs;
 use super::{Exit, Failure};
 use crate::daemon::{self, Plan, Side, Starting};
-use crate::keys::KeySource;
 
 /// Mount a volume
 ///
@@ -97,10 +96,7 @@ pub(super) fn in_background(
     greeting: &str,
     prepare: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let keep = match &plan.key {
-        KeySource::PassphraseFd(fd) => i32::try_from(*fd).ok(),
-        _ => None,
-    };
+    let keep = plan.key.descriptor().and_then(|fd| i32::try_from(fd).ok());
     let forked = daemon::detach(keep.as_slice()).map_err(|error| {
         Failure::new(Exit::Failure, format!("no process for the mount: {error}"))
     })?;

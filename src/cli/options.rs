@@ -16,11 +16,17 @@ pub(super) struct ConfigArgs {
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(super) options: Vec<String>,
     /// Keyfile to open the volume with
-    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    #[arg(long, value_name = "FILE", group = "secret")]
     pub(super) keyfile: Option<PathBuf>,
     /// Read the passphrase from this open file descriptor
-    #[arg(long, value_name = "FD")]
+    #[arg(long, value_name = "FD", group = "secret")]
     pub(super) passphrase_fd: Option<u32>,
+    /// Ask for the words of a recovery sheet
+    #[arg(long, group = "secret")]
+    pub(super) recovery_words: bool,
+    /// Read the words of a recovery sheet from this open file descriptor
+    #[arg(long, value_name = "FD", group = "secret")]
+    pub(super) recovery_words_fd: Option<u32>,
 }
 
 /// What stands in the configuration, the flags included.
@@ -67,11 +73,11 @@ impl ConfigArgs {
             request.overrides.push(Override::new("volume URL", "volume", "url", url));
         }
         let Loaded { mut config, file } = config::load(&request)?;
-        let key = match (&self.keyfile, self.passphrase_fd) {
-            (Some(path), _) => Some(KeySource::Keyfile(path.clone())),
-            (None, Some(fd)) => Some(KeySource::PassphraseFd(fd)),
-            (None, None) => None,
-        };
+        // At most one of them is given.
+        let key = (self.keyfile.clone().map(KeySource::Keyfile))
+            .or_else(|| self.passphrase_fd.map(KeySource::PassphraseFd))
+            .or_else(|| self.recovery_words_fd.map(KeySource::RecoveryFd))
+            .or_else(|| self.recovery_words.then_some(KeySource::RecoveryPrompt));
         make_absolute(&mut config)
             .map_err(|error| Failure::new(Exit::Failure, format!("current directory: {error}")))?;
         Ok(Resolved { config, file, key, mount_options })

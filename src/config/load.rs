@@ -14,6 +14,10 @@ use super::{Config, ConfigError, Log, config_home};
 /// Where every user's config is when none has one of their own.
 const SYSTEM_FILE: &str = "/etc/lidfs/config.toml";
 
+/// Tables inside a section: `LIDFS_KEY_KMS_REGION` is `key.kms.region`.
+const INNER_TABLES: [(&str, &str, &[&str]); 1] =
+    [("key", "kms", &["region", "endpoint", "profile"])];
+
 /// Prefix of the variables that override a key: `LIDFS_STORE_ENDPOINT` is `store.endpoint`.
 const VARIABLE_PREFIX: &str = "LIDFS_";
 
@@ -172,7 +176,12 @@ fn variables(all: impl Iterator<Item = (String, String)>) -> Vec<Override> {
         .filter_map(|(name, value)| {
             let rest = name.strip_prefix(VARIABLE_PREFIX)?.to_lowercase();
             let (section, key) = rest.split_once('_')?;
-            Config::SECTIONS.contains(&section).then(|| Override::new(&name, section, key, value))
+            let inner = INNER_TABLES.into_iter().find_map(|(outer, table, keys)| {
+                let key = key.strip_prefix(table)?.strip_prefix('_')?;
+                (outer == section && keys.contains(&key)).then(|| format!("{table}.{key}"))
+            });
+            let key = inner.unwrap_or_else(|| key.to_owned());
+            Config::SECTIONS.contains(&section).then(|| Override::new(&name, section, &key, value))
         })
         .collect::<Vec<_>>();
     found.sort_by(|a, b| a.origin.cmp(&b.origin));
@@ -186,12 +195,9 @@ fn apply(table: &mut Table, change: &Override) -> Result<Config, ConfigError> {
         key: format!("{}.{}", change.section, change.key),
         message: one_line(message),
     };
-    let section = table
-        .entry(change.section.clone())
-        .or_insert_with(|| Value::Table(Table::new()))
-        .as_table_mut()
-        .ok_or_else(|| wrong("is not a section"))?;
-    section.insert(change.key.clone(), Value::String(change.value.clone()));
+    let (path, key) = place(change);
+    let section = section_of(table, &path).ok_or_else(|| wrong("is not a section"))?;
+    section.insert(key.to_owned(), Value::String(change.value.clone()));
     match to_config(table) {
         Ok(config) => Ok(config),
         Err(error) => {
@@ -199,15 +205,31 @@ fn apply(table: &mut Table, change: &Override) -> Result<Config, ConfigError> {
             let literal = toml::from_str::<Table>(&format!("value = {}", change.value));
             let value = literal.ok().and_then(|mut table| table.remove("value"));
             let message = error.message().to_owned();
-            let (Some(value), Some(Value::Table(section))) =
-                (value, table.get_mut(&change.section))
-            else {
+            let (Some(value), Some(section)) = (value, section_of(table, &path)) else {
                 return Err(wrong(&message));
             };
-            section.insert(change.key.clone(), value);
+            section.insert(key.to_owned(), value);
             to_config(table).map_err(|error| wrong(error.message()))
         }
     }
+}
+
+/// The tables that a change is in, and the key there.
+fn place(change: &Override) -> (Vec<&str>, &str) {
+    match change.key.rsplit_once('.') {
+        Some((inner, key)) => {
+            (std::iter::once(change.section.as_str()).chain(inner.split('.')).collect(), key)
+        }
+        None => (vec![&change.section], &change.key),
+    }
+}
+
+/// The table at `path`, made where there is none.
+fn section_of<'a>(table: &'a mut Table, path: &[&str]) -> Option<&'a mut Table> {
+    path.iter().try_fold(table, |table, name| {
+        let inner = table.entry(*name).or_insert_with(|| Value::Table(Table::new()));
+        inner.as_table_mut()
+    })
 }
 
 fn to_config(table: &Table) -> Result<Config, toml::de::Error> {
@@ -256,6 +278,25 @@ mod tests {
             ["LIDFS_LOG_LEVEL", "LIDFS_CONFIG", "LIDFS_LOG", "LIDFS_TEST_SEED", "HOME"].map(of);
         let found = variables(names.into_iter());
         assert_eq!(found, [Override::new("LIDFS_LOG_LEVEL", "log", "level", "x")]);
+    }
+
+    #[test]
+    fn settings_of_a_table_inside_a_section_are_overridden_too() {
+        let of = |name: &str| (name.to_owned(), "x".to_owned());
+        let names = ["LIDFS_KEY_KMS_KEY", "LIDFS_KEY_KMS_REGION"].map(of);
+        let found = variables(names.into_iter());
+        let keys: Vec<_> = found.iter().map(|change| change.key.as_str()).collect();
+        assert_eq!(keys, ["kms_key", "kms.region"]);
+        let mut table = Table::new();
+        for change in &found {
+            apply(&mut table, change).unwrap();
+        }
+        let change = Override::new("-o", "key", "kms.endpoint", "https://kms.test");
+        let config = apply(&mut table, &change).unwrap();
+        assert_eq!(config.key.kms.region.as_deref(), Some("x"));
+        assert_eq!(config.key.kms.endpoint.as_deref(), Some("https://kms.test"));
+        let change = Override::new("-o", "key", "kms.endpont", "x");
+        assert!(apply(&mut table, &change).is_err());
     }
 
     #[test]

@@ -430,7 +430,11 @@ mod tests {
         let StoreConfig { endpoint, region, profile, path_style, ca_file, .. } = config.store;
         assert!(endpoint.is_some() && region.is_some() && profile.is_some());
         assert!(path_style.is_some() && ca_file.is_some());
-        assert!(config.key.keyfile.is_some() && config.key.passphrase_command.is_some());
+        let keys::Config { keyfile, passphrase_command, recovery_command, kms_key, kms } =
+            config.key;
+        assert!(keyfile.is_some() && passphrase_command.is_some());
+        assert!(recovery_command.is_some() && kms_key.is_some());
+        assert!(kms.region.is_some() && kms.endpoint.is_some() && kms.profile.is_some());
     }
 
     #[test]

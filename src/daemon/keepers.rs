@@ -62,7 +62,7 @@ pub(super) fn keep_pin(
                 changed = commits.changed() => stopping = changed.is_err(),
             }
             let commit = *commits.borrow_and_update();
-            let (storage, seen) = (Arc::clone(&storage), Pin { commit, ..pin });
+            let (storage, seen) = (Arc::clone(&storage), Pin { commit, ..pin.clone() });
             let written =
                 tokio::task::spawn_blocking(move || storage.pins.record(&storage.location, &seen));
             if let Ok(Err(error)) = written.await {

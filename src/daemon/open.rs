@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::{DaemonError, disable_core_dumps};
-use crate::base::{CommitNumber, SystemClock};
+use crate::base::{Clock, CommitNumber, SystemClock};
 use crate::config::{Config, effective_gid, effective_uid};
 use crate::crypto::ObjectKind;
 use crate::fs;
@@ -68,9 +68,14 @@ impl Storage {
     /// # Errors
     /// [`DaemonError::Volume`].
     pub async fn open(&self, secret: &Secret, pin: Option<&Pin>) -> Result<Volume, DaemonError> {
-        Volume::open(Arc::clone(&self.store), secret, pin)
-            .await
-            .map_err(|source| self.volume_error(source))
+        let opened = Volume::open(Arc::clone(&self.store), secret, pin).await;
+        let volume = opened.map_err(|source| self.volume_error(source))?;
+        let slots: Vec<_> = volume.slots().iter().map(|slot| slot.id).collect();
+        let used = (volume.opened_by(), SystemClock.now().seconds);
+        if let Err(error) = self.pins.record_use(&self.location, used, &slots) {
+            tracing::debug!(%error, "the use of a key slot was not noted");
+        }
+        Ok(volume)
     }
 
     /// What this machine remembers of the volume.

@@ -284,6 +284,24 @@ fn the_way_from_a_keyfile_to_the_data_keys_is_as_documented() {
     let kek = keyfile.derive(&salt.0, &info);
     expect("slot key", kek.expose());
 
+    for (at, kind) in [(2, "KMS"), (3, "recovery")] {
+        let slot = &header.slots[at];
+        let (vector_name, salt, kind_name) = match &slot.unlock {
+            Unlock::Kms { salt, .. } => ("/kms_input", salt, b"kms".as_slice()),
+            Unlock::Recovery { salt } => ("/recovery", salt, b"recovery".as_slice()),
+            other => panic!("{other:?}"),
+        };
+        let input = super::header::from_base64(vector(vector_name).as_bytes()).unwrap();
+        expect(&format!("{kind} input"), &input);
+        let info: [&[u8]; 5] = [b"lidfs/v1", b"slot", kind_name, &id, &slot.id.0];
+        let kek = SecretKey::from_bytes(input.try_into().unwrap()).derive(&salt.0, &info);
+        // "KMS input", "KMS slot key", "recovery input", "recovery slot key"
+        expect(&format!("{kind} slot key"), kek.expose());
+    }
+    let words = vector("/recovery_words");
+    let words: Vec<&str> = words.split(' ').take(4).collect();
+    assert!(DOCUMENT.contains(&format!("`{}`", words.join(" "))));
+
     let zero = |key| DataKey { epoch: Epoch(0), key };
     let path = format!("slot/{}", slot.id);
     let volume_key = open_whole(zero(kek), ObjectKind::Slot, &path, &slot.wrapped.0);
@@ -299,6 +317,8 @@ fn the_way_from_a_keyfile_to_the_data_keys_is_as_documented() {
     let keyring = root(b"keyring");
     let keyring = open_whole(zero(keyring), ObjectKind::Keyring, "keyring", &header.keyring.0);
     expect("keyring", &keyring);
+    let names = names_key().derive(&id, &[b"lidfs/v1", b"names fingerprint"]);
+    expect("names fingerprint", &names.expose()[..16]);
     expect("name hash", &name_hash(b"notes.txt").to_be_bytes());
 }
 

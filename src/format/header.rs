@@ -31,14 +31,22 @@ use crate::base::{BlockSize, ErrorKind, KIB, VolumeId};
 
 /// Format version that this build writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
-/// Feature flags that this build understands.
-pub const FEATURES_KNOWN: &[&str] = &[];
+/// Feature flags that this build understands: one for each kind of slot that came later.
+pub const FEATURES_KNOWN: &[&str] = &[FEATURE_KMS, FEATURE_RECOVERY];
+/// Some slot is opened by a key service.
+const FEATURE_KMS: &str = "kms";
+/// Some slot is opened by recovery words.
+const FEATURE_RECOVERY: &str = "recovery";
 /// Longest header in bytes: a hostile one must not exhaust memory.
 pub const HEADER_BYTES_MAX: u64 = 1024 * KIB;
 /// Most key slots of a volume.
 pub const SLOTS_MAX: usize = 32;
 /// Longest label of a slot in bytes.
 pub const LABEL_BYTES_MAX: usize = 64;
+/// Longest name of a KMS key, as KMS has it.
+pub const KMS_KEY_BYTES_MAX: usize = 2048;
+/// Longest ciphertext that KMS gives or takes.
+pub const KMS_CIPHERTEXT_BYTES_MAX: usize = 6144;
 
 /// Most characters of one text of a header in a message.
 const TOLD_CHARS_MAX: usize = 200;
@@ -150,7 +158,8 @@ pub struct Slot {
     pub wrapped: Base64,
 }
 
-/// What unlocks a slot. A further kind comes with a feature flag, so that older builds say so.
+/// What unlocks a slot. A further kind comes with a feature flag ([`Header::set_slot_features`]),
+/// so that older builds say so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Unlock {
@@ -170,6 +179,56 @@ pub enum Unlock {
         /// Lanes.
         parallelism: u32,
     },
+    /// 32 random bytes that AWS KMS encrypted: feature `kms`.
+    Kms {
+        /// The key's full ARN.
+        key: String,
+        /// What KMS made of the bytes.
+        ciphertext: Base64,
+        /// Salt of the derivation.
+        salt: Base64,
+    },
+    /// 32 random bytes on paper, as words: feature `recovery`.
+    Recovery {
+        /// Salt of the derivation.
+        salt: Base64,
+    },
+}
+
+impl Unlock {
+    /// The feature flag of this kind of slot.
+    fn feature(&self) -> Option<&'static str> {
+        match self {
+            Self::Keyfile { .. } | Self::Passphrase { .. } => None,
+            Self::Kms { .. } => Some(FEATURE_KMS),
+            Self::Recovery { .. } => Some(FEATURE_RECOVERY),
+        }
+    }
+}
+
+impl Header {
+    /// Brings the feature flags of slots in line with the slots that are there.
+    pub fn set_slot_features(&mut self) {
+        let needed = [FEATURE_KMS, FEATURE_RECOVERY];
+        self.features.retain(|feature| !needed.contains(&feature.as_str()));
+        let has = |feature| self.slots.iter().any(|slot| slot.unlock.feature() == Some(feature));
+        let there = needed.into_iter().filter(|feature| has(feature)).map(str::to_owned);
+        let there: Vec<_> = there.collect();
+        self.features.extend(there);
+    }
+}
+
+/// Whether a text is the full ARN of a KMS key, and nothing that moves a terminal's cursor:
+/// `arn:PARTITION:kms:REGION:ACCOUNT:key/ID`.
+pub fn is_kms_key_arn(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    let &["arn", partition, "kms", region, account, key] = parts.as_slice() else { return false };
+    let word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    text.len() <= KMS_KEY_BYTES_MAX
+        && [partition, region, account].into_iter().all(word)
+        && key.strip_prefix("key/").is_some_and(word)
 }
 
 /// Identity of a slot: 8 random bytes, written as 16 hexadecimal digits.
@@ -383,6 +442,18 @@ fn check(header: &Header, file_len: usize) -> Result<(), HeaderError> {
         }
         if !label_is_valid(&slot.label) {
             return malformed("a slot's label is longer than 64 bytes or has control characters");
+        }
+        if slot.unlock.feature().is_some_and(|needed| !header.features.iter().any(|f| f == needed))
+        {
+            return malformed("a slot is of a kind that is not among the features");
+        }
+        if let Unlock::Kms { key, ciphertext, .. } = &slot.unlock {
+            if !is_kms_key_arn(key) {
+                return malformed("a KMS slot names no full key ARN");
+            }
+            if ciphertext.0.len() > KMS_CIPHERTEXT_BYTES_MAX {
+                return malformed("the ciphertext of a KMS slot is longer than KMS makes any");
+            }
         }
     }
     Ok(())

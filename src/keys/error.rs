@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{Cost, PASSPHRASE_BYTES_MAX};
+use super::{Cost, KmsError, PASSPHRASE_BYTES_MAX, SlotKind};
 use crate::base::ErrorKind;
 use crate::crypto::SealError;
 
@@ -55,20 +55,24 @@ pub enum KeyError {
     },
     /// Nothing says where the key comes from, and nobody can be asked.
     #[error(
-        "no key: set `keyfile` or `passphrase_command` in [key], or start from a terminal to be asked for a passphrase"
+        "no key: set `keyfile`, `passphrase_command`, `kms_key` or `recovery_command` in [key], or start from a terminal to be asked for a passphrase"
     )]
     NoSource,
     /// More than one source in the config.
-    #[error("[key] has both `keyfile` and `passphrase_command`; leave one")]
+    #[error(
+        "[key] has more than one of `keyfile`, `passphrase_command`, `kms_key` and `recovery_command`; leave one"
+    )]
     TwoSources,
-    /// The command for the passphrase failed.
-    #[error("`passphrase_command` in [key] failed: {detail}; run it by hand to see why")]
+    /// The command for the passphrase or the recovery words failed.
+    #[error("`{name}` in [key] failed: {detail}; run it by hand to see why")]
     Command {
+        /// Which one.
+        name: &'static str,
         /// How it ended.
         detail: String,
     },
-    /// The passphrase could not be read from terminal or descriptor.
-    #[error("passphrase cannot be read from {place}: {source}")]
+    /// The passphrase or the words could not be read from terminal or descriptor.
+    #[error("no passphrase or words can be read from {place}: {source}")]
     Input {
         /// Where it was to come from.
         place: String,
@@ -98,6 +102,25 @@ pub enum KeyError {
         /// What it asks for.
         cost: Cost,
     },
+    /// What was given are no recovery words.
+    #[error("recovery words: {detail}; compare them with the sheet")]
+    Words {
+        /// What is wrong, without any of them.
+        detail: String,
+    },
+    /// A slot keeps its kind for life.
+    #[error(
+        "a {old} slot cannot be rotated to a {new}; add a slot with `lidfs key add` and remove this one"
+    )]
+    OtherKind {
+        /// The slot's.
+        old: SlotKind,
+        /// The new secret's.
+        new: SlotKind,
+    },
+    /// KMS gave nothing.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
     /// Argon2id did not run.
     #[error("Argon2id failed: {detail}; free some memory, or use a keyfile")]
     Argon2 {
@@ -131,7 +154,10 @@ impl KeyError {
             | Self::Empty
             | Self::TooLong
             | Self::Mismatch
+            | Self::Words { .. }
+            | Self::OtherKind { .. }
             | Self::Label => ErrorKind::Invalid,
+            Self::Kms(error) => error.kind(),
             Self::Malformed { .. } | Self::TooWeak { .. } | Self::TooExpensive { .. } => {
                 ErrorKind::Corrupt
             }

@@ -12,13 +12,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{KeyError, PASSPHRASE_BYTES_MAX, Passphrase, Secret, SlotKind, keyfile};
+use super::{
+    KeyError, KmsConfig, KmsKey, PASSPHRASE_BYTES_MAX, Passphrase, Secret, SlotKind, keyfile, kms,
+    recovery,
+};
 use crate::crypto::SecretBytes;
 
-/// Longest time for `passphrase_command`: it may have to ask a person.
+/// Longest time for a command: it may have to ask a person.
 const COMMAND_DEADLINE: Duration = Duration::from_mins(5);
 
-/// The section `[key]` of the config file. At most one of its fields is set.
+/// The section `[key]` of the config file. At most one source is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -28,6 +31,15 @@ pub struct Config {
     /// A shell command that prints the passphrase on its standard output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passphrase_command: Option<String>,
+    /// A shell command that prints the recovery words on its standard output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery_command: Option<String>,
+    /// The full ARN of a key in AWS KMS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms_key: Option<String>,
+    /// How to reach KMS; names no source by itself.
+    #[serde(skip_serializing_if = "kms::is_default")]
+    pub kms: KmsConfig,
 }
 
 impl Config {
@@ -36,12 +48,16 @@ impl Config {
     /// # Errors
     /// [`KeyError::TwoSources`], [`KeyError::NoSource`].
     pub fn source(&self) -> Result<KeySource, KeyError> {
-        match (&self.keyfile, &self.passphrase_command) {
+        let keyfile = self.keyfile.clone().map(KeySource::Keyfile);
+        let passphrase = self.passphrase_command.clone().map(KeySource::PassphraseCommand);
+        let recovery = self.recovery_command.clone().map(KeySource::RecoveryCommand);
+        let kms = self.kms_key.clone().map(|key| KeySource::Kms(key, self.kms.clone()));
+        let mut named = [keyfile, passphrase, recovery, kms].into_iter().flatten();
+        match (named.next(), named.next()) {
             (Some(_), Some(_)) => Err(KeyError::TwoSources),
-            (Some(path), None) => Ok(KeySource::Keyfile(path.clone())),
-            (None, Some(command)) => Ok(KeySource::PassphraseCommand(command.clone())),
-            (None, None) if File::open("/dev/tty").is_ok() => Ok(KeySource::Prompt),
-            (None, None) => Err(KeyError::NoSource),
+            (Some(source), None) => Ok(source),
+            (None, _) if File::open("/dev/tty").is_ok() => Ok(KeySource::Prompt),
+            (None, _) => Err(KeyError::NoSource),
         }
     }
 }
@@ -57,6 +73,14 @@ pub enum KeySource {
     PassphraseFd(u32),
     /// What the user types at the terminal, without echo.
     Prompt,
+    /// A key in KMS, by its ARN or alias, and how to reach KMS.
+    Kms(String, KmsConfig),
+    /// Recovery words that a shell command prints.
+    RecoveryCommand(String),
+    /// Recovery words that an open file descriptor gives until its end.
+    RecoveryFd(u32),
+    /// Recovery words that the user types at the terminal, without echo.
+    RecoveryPrompt,
 }
 
 /// A command may hold a secret of its own, so it is not printed.
@@ -67,6 +91,10 @@ impl std::fmt::Debug for KeySource {
             Self::PassphraseCommand(_) => f.write_str("PassphraseCommand(..)"),
             Self::PassphraseFd(fd) => f.debug_tuple("PassphraseFd").field(fd).finish(),
             Self::Prompt => f.write_str("Prompt"),
+            Self::Kms(key, _) => f.debug_tuple("Kms").field(key).finish(),
+            Self::RecoveryCommand(_) => f.write_str("RecoveryCommand(..)"),
+            Self::RecoveryFd(fd) => f.debug_tuple("RecoveryFd").field(fd).finish(),
+            Self::RecoveryPrompt => f.write_str("RecoveryPrompt"),
         }
     }
 }
@@ -88,30 +116,53 @@ impl KeySource {
             Self::PassphraseCommand(_) | Self::PassphraseFd(_) | Self::Prompt => {
                 SlotKind::Passphrase
             }
+            Self::Kms(..) => SlotKind::Kms,
+            Self::RecoveryCommand(_) | Self::RecoveryFd(_) | Self::RecoveryPrompt => {
+                SlotKind::Recovery
+            }
         }
     }
 
-    /// Fetches the secret. Blocks: a command or a person may take minutes.
+    /// The descriptor that a process which opens this must keep.
+    pub fn descriptor(&self) -> Option<u32> {
+        match self {
+            Self::PassphraseFd(fd) | Self::RecoveryFd(fd) => Some(*fd),
+            _ => None,
+        }
+    }
+
+    /// Fetches the secret. Blocks: a command or a person may take minutes. KMS is asked only when a
+    /// slot is opened or made.
     ///
     /// # Errors
     /// [`KeyError`], naming the source.
     pub fn secret(&self, purpose: Purpose) -> Result<Secret, KeyError> {
-        let passphrase = match self {
-            Self::Keyfile(path) => return keyfile::load(path).map(Secret::Keyfile),
-            Self::PassphraseCommand(command) => from_command(command, COMMAND_DEADLINE)?,
-            Self::PassphraseFd(fd) => from_fd(*fd)?,
-            Self::Prompt => from_prompt(purpose)?,
-        };
-        Passphrase::new(passphrase).map(Secret::Passphrase)
+        let passphrase = |bytes| Passphrase::new(bytes).map(Secret::Passphrase);
+        let words = |text: SecretBytes| recovery::parse(&text).map(Secret::Recovery);
+        match self {
+            Self::Keyfile(path) => keyfile::load(path).map(Secret::Keyfile),
+            Self::PassphraseCommand(command) => {
+                passphrase(from_command("passphrase_command", command, COMMAND_DEADLINE)?)
+            }
+            Self::PassphraseFd(fd) => passphrase(from_fd(*fd)?),
+            Self::Prompt => passphrase(from_prompt(purpose)?),
+            Self::Kms(key, config) => Ok(Secret::Kms(KmsKey::new(key, config))),
+            Self::RecoveryCommand(command) => {
+                words(from_command("recovery_command", command, COMMAND_DEADLINE)?)
+            }
+            Self::RecoveryFd(fd) => words(from_fd(*fd)?),
+            Self::RecoveryPrompt => words(ask("Recovery words: ")?),
+        }
     }
 }
 
+fn ask(prompt: &str) -> Result<SecretBytes, KeyError> {
+    rpassword::prompt_password(prompt)
+        .map(SecretBytes::from)
+        .map_err(|source| KeyError::Input { place: "the terminal".to_owned(), source })
+}
+
 fn from_prompt(purpose: Purpose) -> Result<SecretBytes, KeyError> {
-    let ask = |prompt: &str| {
-        rpassword::prompt_password(prompt)
-            .map(SecretBytes::from)
-            .map_err(|source| KeyError::Input { place: "the terminal".to_owned(), source })
-    };
     match purpose {
         Purpose::Unlock => ask("Passphrase: "),
         Purpose::Create => {
@@ -147,8 +198,13 @@ fn read_passphrase(from: impl Read) -> io::Result<SecretBytes> {
     Ok(SecretBytes::copy_of(line.strip_suffix(b"\r").unwrap_or(line)))
 }
 
-fn from_command(command: &str, deadline: Duration) -> Result<SecretBytes, KeyError> {
-    let failed = |detail: String| KeyError::Command { detail };
+/// Runs the command that the config calls `name`.
+fn from_command(
+    name: &'static str,
+    command: &str,
+    deadline: Duration,
+) -> Result<SecretBytes, KeyError> {
+    let failed = |detail: String| KeyError::Command { name, detail };
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
         .stdin(Stdio::null())
@@ -187,7 +243,7 @@ mod tests {
     use super::*;
 
     fn command(text: &str) -> Result<String, KeyError> {
-        from_command(text, COMMAND_DEADLINE)
+        from_command("passphrase_command", text, COMMAND_DEADLINE)
             .map(|secret| String::from_utf8(secret.expose().to_vec()).unwrap())
     }
 
@@ -199,8 +255,20 @@ mod tests {
         let source = config.source().unwrap();
         assert_eq!(source, KeySource::PassphraseCommand("pass x".to_owned()));
         assert!(!format!("{source:?}").contains("pass x"));
-        let both = Config { keyfile: Some("/k".into()), passphrase_command: Some("x".into()) };
-        assert!(matches!(both.source(), Err(KeyError::TwoSources)));
+        let config: Config = serde_json::from_str(r#"{"recovery_command": "lpr x"}"#).unwrap();
+        assert_eq!(config.source().unwrap().kind(), SlotKind::Recovery);
+        assert!(!format!("{:?}", config.source().unwrap()).contains("lpr"));
+        let text = r#"{"kms_key": "alias/x", "kms": {"region": "eu-central-1"}}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.source().unwrap(), KeySource::Kms("alias/x".to_owned(), config.kms));
+        for both in [
+            r#"{"keyfile": "/k", "passphrase_command": "x"}"#,
+            r#"{"keyfile": "/k", "kms_key": "x"}"#,
+            r#"{"recovery_command": "/k", "kms_key": "x"}"#,
+        ] {
+            let both: Config = serde_json::from_str(both).unwrap();
+            assert!(matches!(both.source(), Err(KeyError::TwoSources)));
+        }
         assert!(serde_json::from_str::<Config>(r#"{"passphrase": "x"}"#).is_err());
     }
 
@@ -218,7 +286,7 @@ mod tests {
         assert!(matches!(source.secret(Purpose::Unlock), Err(KeyError::Empty)));
         let source = KeySource::PassphraseCommand("yes 2>/dev/null; true".to_owned());
         assert!(matches!(source.secret(Purpose::Unlock), Err(KeyError::TooLong)));
-        let slow = from_command("exec sleep 600", Duration::from_millis(50));
+        let slow = from_command("passphrase_command", "exec sleep 600", Duration::from_millis(50));
         assert!(matches!(slow, Err(KeyError::Command { .. })));
     }
 

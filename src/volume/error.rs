@@ -35,9 +35,30 @@ pub enum VolumeError {
         /// On how many slots.
         slots: usize,
     },
+    /// The config pins one KMS key, and the slots are of others.
+    #[error(
+        "wrong key: the config names KMS key {pinned}, but lidfs.json has slots of {} alone, which nobody has proven; if the slot was moved, write the ARN that `lidfs key rotate` printed", found.join(", "))]
+    OtherKmsKey {
+        /// What the config names.
+        pinned: String,
+        /// What the header names, unproven.
+        found: Vec<String>,
+    },
+    /// A new volume key would lock holders of secrets out that are not at hand.
+    #[error(
+        "nobody is here to wrap the new volume key for: {}; give their keys with --with-keyfile, --with-passphrase-fd or --with-recovery-words-fd, or drop these slots with --drop-others", slots.join(", "))]
+    WouldDrop {
+        /// The slots: id, kind and label.
+        slots: Vec<String>,
+    },
     /// A slot opened, but the header is not what the holder of the volume key wrote.
     #[error("lidfs.json: was changed by somebody without the key; restore it from a copy")]
     HeaderTampered,
+    /// While it was open, the header came under another volume key.
+    #[error(
+        "lidfs.json: is no longer under the volume key that it was opened with; if `lidfs key rotate --volume-key` ran meanwhile, mount or run this again, otherwise somebody without the key changed it"
+    )]
+    KeyChanged,
     /// The keyring inside an authentic header does not open.
     #[error("lidfs.json: the keyring cannot be opened; restore lidfs.json from a copy")]
     Keyring {
@@ -71,7 +92,7 @@ pub enum VolumeError {
         id: SlotId,
     },
     /// A volume without a key slot would be lost at birth.
-    #[error("a new volume needs at least one key; give a keyfile or a passphrase")]
+    #[error("a new volume needs at least one key; give a keyfile, a passphrase or a KMS key")]
     NoSlots,
     /// The numbers of epochs are used up.
     #[error("the volume can have no further data key: copy its files to a new volume")]
@@ -118,15 +139,16 @@ impl VolumeError {
             Self::NoVolume | Self::NoSlot { .. } => ErrorKind::NotFound,
             Self::PrefixNotEmpty { .. } | Self::Contended => ErrorKind::Conflict,
             Self::Header(error) => error.kind(),
-            Self::WrongKey { .. } => ErrorKind::Denied,
+            Self::WrongKey { .. } | Self::OtherKmsKey { .. } => ErrorKind::Denied,
             Self::HeaderTampered
+            | Self::KeyChanged
             | Self::Keyring { .. }
             | Self::HeaderReplaced
             | Self::NotStored => ErrorKind::Corrupt,
             Self::Pin(error) => error.kind(),
             Self::Key(error) => error.kind(),
             Self::SlotsFull | Self::NoMoreEpochs => ErrorKind::Full,
-            Self::LastSlot { .. } | Self::NoSlots => ErrorKind::Invalid,
+            Self::LastSlot { .. } | Self::NoSlots | Self::WouldDrop { .. } => ErrorKind::Invalid,
             Self::Object(error) => error.kind(),
             Self::Seal(error) => error.kind(),
         }

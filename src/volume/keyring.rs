@@ -68,6 +68,17 @@ impl Keyring {
         decode(plain.expose()).ok_or(KeyringError::Malformed)
     }
 
+    /// A sealed keyring, sealed under another key: nothing in it changes.
+    pub(super) fn reseal(
+        volume: VolumeId,
+        (old, new): (&DataKey, &DataKey),
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, KeyringError> {
+        let keys = DataKeys::new(old.clone(), Vec::new());
+        let plain = open_whole(&keys, &binding(volume), sealed).map_err(KeyringError::Open)?;
+        seal_whole(new, &binding(volume), plain.expose()).map_err(KeyringError::Seal)
+    }
+
     /// As it is stored: with an epoch more, which is then the current one, or with the current one alone.
     pub(super) fn edited(
         &self,

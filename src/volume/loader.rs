@@ -29,7 +29,7 @@ impl KeyLoader {
         let found = self.object.read().await?.ok_or(VolumeError::NoVolume)?;
         let signed = Signed::parse(&found.bytes)?;
         if !self.root.header_verifies(signed.signed(), signed.mac()) {
-            return Err(VolumeError::HeaderTampered);
+            return Err(VolumeError::KeyChanged);
         }
         let header = signed.header();
         let seen = self.version.fetch_max(header.version, Ordering::AcqRel);

@@ -35,6 +35,8 @@ mod object;
 mod opened;
 mod pin;
 mod root;
+mod rotate;
+mod uses;
 
 pub use error::VolumeError;
 pub use holder::Holder;
@@ -43,7 +45,9 @@ pub use loader::KeyLoader;
 pub use object::ObjectError;
 pub use opened::{HEADER_NAME, SlotInfo, Volume};
 pub use pin::{FreshnessPins, Pin, PinError};
-pub use root::Fingerprint;
+pub use root::{Fingerprint, NamesFingerprint};
+pub use rotate::Holders;
+pub use uses::SlotUses;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use keyring::{accepts_keyring, example_keyring};

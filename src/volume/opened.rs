@@ -8,11 +8,12 @@ use futures::StreamExt;
 use super::keyring::{EpochEdit, Keyring};
 use super::object::{Found, ObjectError, SmallObject, Written};
 use super::root::RootKeys;
-use super::{Fingerprint, KeyLoader, Pin, VolumeError};
-use crate::base::{Clock, CommitNumber, Epoch, VolumeId};
+use super::{Fingerprint, KeyLoader, NamesFingerprint, Pin, VolumeError};
+use crate::base::{Clock, CommitNumber, Epoch, ErrorKind, VolumeId};
 use crate::crypto::{DataKeys, SecretKey, random_bytes};
 use crate::format::header::{
-    Base64, FORMAT_VERSION, HEADER_BYTES_MAX, Header, SLOTS_MAX, Signed, Slot, SlotId, VolumeParams,
+    Base64, FORMAT_VERSION, HEADER_BYTES_MAX, Header, SLOTS_MAX, Signed, Slot, SlotId, Unlock,
+    VolumeParams,
 };
 use crate::keys::{self, NewSlot, Secret, SlotKind};
 use crate::store::object_store::ObjectStore;
@@ -22,14 +23,15 @@ use crate::store::probe::PROBE_DIR;
 /// The header's name below the volume's prefix.
 pub const HEADER_NAME: &str = "lidfs.json";
 /// How often a change of the header starts over because others change it too.
-const CHANGE_ATTEMPTS_MAX: usize = 16;
+pub(super) const CHANGE_ATTEMPTS_MAX: usize = 16;
 
 /// An open volume: its header, verified, and its keys.
 pub struct Volume {
-    object: SmallObject,
-    root: RootKeys,
-    signed: Signed,
-    keyring: Keyring,
+    pub(super) object: SmallObject,
+    pub(super) root: RootKeys,
+    pub(super) signed: Signed,
+    pub(super) keyring: Keyring,
+    opened_by: SlotId,
 }
 
 /// What a listing shows of a key slot.
@@ -41,14 +43,29 @@ pub struct SlotInfo {
     pub kind: SlotKind,
     /// The user's words for it.
     pub label: String,
-    /// When it was made, in seconds since 1970.
+    /// When it was made or last rotated, in seconds since 1970.
     pub created: i64,
+    /// What somebody without the secret is up against, in words.
+    pub strength: String,
+    /// The ARN of the key, where it is one in KMS.
+    pub kms_key: Option<String>,
 }
 
 impl From<&Slot> for SlotInfo {
     fn from(slot: &Slot) -> Self {
         let Slot { id, label, created, unlock, .. } = slot;
-        Self { id: *id, kind: unlock.into(), label: label.clone(), created: *created }
+        let kms_key = match unlock {
+            Unlock::Kms { key, .. } => Some(key.clone()),
+            _ => None,
+        };
+        Self {
+            id: *id,
+            kind: unlock.into(),
+            label: label.clone(),
+            created: *created,
+            strength: keys::strength(unlock),
+            kms_key,
+        }
     }
 }
 
@@ -83,7 +100,8 @@ impl Volume {
         for slot in slots {
             wrapped.push(keys::wrap(volume_id, root.volume_key(), slot, created).await?);
         }
-        let header = Header {
+        let opened_by = wrapped[0].id;
+        let mut header = Header {
             lidfs: FORMAT_VERSION,
             features: Vec::new(),
             volume_id,
@@ -93,6 +111,7 @@ impl Volume {
             slots: wrapped,
             keyring: Base64(sealed_keyring),
         };
+        header.set_slot_features();
         let signed = Signed::new(header, |signed| root.header_mac(signed))?;
         let object = header_object(store);
         let file = Bytes::from(signed.to_file());
@@ -101,7 +120,9 @@ impl Volume {
         }
         // Once in a volume's life: a store that took a condition for granted shows here.
         match object.read().await? {
-            Some(found) if found.bytes == file => Ok(Self { object, root, signed, keyring }),
+            Some(found) if found.bytes == file => {
+                Ok(Self { object, root, signed, keyring, opened_by })
+            }
             _ => Err(VolumeError::NotStored),
         }
     }
@@ -126,12 +147,13 @@ impl Volume {
         if let Some(pin) = pin {
             pin.check_volume(header.volume_id)?;
         }
-        let root = RootKeys::new(header.volume_id, unlock(header, secret).await?);
+        let (opened_by, volume_key) = unlock(header, secret).await?;
+        let root = RootKeys::new(header.volume_id, volume_key);
         if !root.header_verifies(signed.signed(), signed.mac()) {
             return Err(VolumeError::HeaderTampered);
         }
         let keyring = open_keyring(&root, header)?;
-        let volume = Self { object, root, signed, keyring };
+        let volume = Self { object, root, signed, keyring, opened_by };
         if let Some(pin) = pin {
             pin.check_header(&volume.pin(pin.commit))?;
         }
@@ -178,11 +200,18 @@ impl Volume {
         self.header().slots.iter().map(SlotInfo::from).collect()
     }
 
+    /// The slot that it was opened with.
+    pub fn opened_by(&self) -> SlotId {
+        self.opened_by
+    }
+
     /// What to remember of this volume, together with the newest commit seen.
     pub fn pin(&self, commit: CommitNumber) -> Pin {
         Pin {
             volume: self.id(),
             fingerprint: self.fingerprint(),
+            names: Some(NamesFingerprint::new(self.id(), self.keyring.names())),
+            retired: Vec::new(),
             header_version: self.header_version(),
             commit,
         }
@@ -287,19 +316,18 @@ impl Volume {
     /// begun a new epoch, and destroys the old key as long as nobody else took the lease.
     ///
     /// # Errors
-    /// [`VolumeError::HeaderTampered`] also when the volume key was changed meanwhile; or what the store
-    /// fails with.
+    /// [`VolumeError::KeyChanged`], or what the store fails with.
     pub async fn refresh(&mut self) -> Result<(), VolumeError> {
         let found = self.object.read().await?.ok_or(VolumeError::NoVolume)?;
         self.adopt(&found)
     }
 
-    fn header(&self) -> &Header {
+    pub(super) fn header(&self) -> &Header {
         self.signed.header()
     }
 
     /// Applies `edit` to the newest header, again and again until nobody else came in between.
-    async fn change(
+    pub(super) async fn change(
         &mut self,
         mut edit: impl FnMut(&mut Header, &RootKeys, &Keyring) -> Result<(), VolumeError>,
     ) -> Result<(), VolumeError> {
@@ -308,6 +336,7 @@ impl Volume {
             self.adopt(&found)?;
             let mut header = self.header().clone();
             edit(&mut header, &self.root, &self.keyring)?;
+            header.set_slot_features();
             header.version = header.version.checked_add(1).ok_or(VolumeError::Contended)?;
             let next = Signed::new(header, |signed| self.root.header_mac(signed))?;
             let file = Bytes::from(next.to_file());
@@ -321,10 +350,10 @@ impl Volume {
     }
 
     /// Takes over a header that was read again: of the same volume and key, and no older.
-    fn adopt(&mut self, found: &Found) -> Result<(), VolumeError> {
+    pub(super) fn adopt(&mut self, found: &Found) -> Result<(), VolumeError> {
         let signed = Signed::parse(&found.bytes)?;
         if !self.root.header_verifies(signed.signed(), signed.mac()) {
-            return Err(VolumeError::HeaderTampered);
+            return Err(VolumeError::KeyChanged);
         }
         let header = signed.header();
         if header.volume_id != self.id() || header.version < self.header_version() {
@@ -367,23 +396,35 @@ async fn expect_empty(store: &dyn ObjectStore) -> Result<(), VolumeError> {
 }
 
 /// The volume key, by the first slot that the secret opens.
-async fn unlock(header: &Header, secret: &Secret) -> Result<SecretKey, VolumeError> {
+async fn unlock(header: &Header, secret: &Secret) -> Result<(SlotId, SecretKey), VolumeError> {
     let kind = secret.kind();
-    let mut slots = 0;
+    let of_kind = || header.slots.iter().filter(|slot| SlotKind::from(&slot.unlock) == kind);
     let mut refused = None;
-    for slot in header.slots.iter().filter(|slot| SlotKind::from(&slot.unlock) == kind) {
-        slots += 1;
+    for slot in of_kind() {
         match keys::unwrap(header.volume_id, slot, secret).await {
-            Ok(Some(key)) => return Ok(key),
+            Ok(Some(key)) => return Ok((slot.id, key)),
             Ok(None) => {}
+            // Nobody answers: the next slot would wait as long.
+            Err(error) if error.kind() == ErrorKind::Retry => return Err(error.into()),
             // Another slot may do; if none does, this is the better answer.
             Err(error) => refused = Some(error),
         }
     }
-    Err(refused.map_or(VolumeError::WrongKey { kind, slots }, VolumeError::Key))
+    if let Some(error) = refused {
+        return Err(error.into());
+    }
+    let slots = of_kind().count();
+    if let Secret::Kms(pinned) = secret {
+        let pinned = pinned.name().to_owned();
+        let found: Vec<_> = of_kind().filter_map(|slot| SlotInfo::from(slot).kms_key).collect();
+        if !found.is_empty() && !found.contains(&pinned) {
+            return Err(VolumeError::OtherKmsKey { pinned, found });
+        }
+    }
+    Err(VolumeError::WrongKey { kind, slots })
 }
 
-fn open_keyring(root: &RootKeys, header: &Header) -> Result<Keyring, VolumeError> {
+pub(super) fn open_keyring(root: &RootKeys, header: &Header) -> Result<Keyring, VolumeError> {
     Ok(Keyring::open(header.volume_id, root.keyring_key(), &header.keyring.0)?)
 }
 

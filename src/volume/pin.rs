@@ -7,8 +7,14 @@
 //! ```text
 //! <dir>/<first 16 bytes of SHA-256(location), in hexadecimal>.json    mode 0600
 //! { "lidfs_pin": 1, "location": "s3://...", "volume_id": "...", "fingerprint": "...",
-//!   "header_version": 3, "commit": 1041 }
+//!   "names_fingerprint": "...", "retired": [], "header_version": 3, "commit": 1041 }
 //! ```
+//!
+//! A volume key may change (`rotate.rs`). The names key never does, and only who opened the
+//! volume has it: a header with a new volume key is believed if its keyring holds the same names
+//! key and its version is higher than what was seen. The key before it is then retired: whoever
+//! kept it cannot bring it back to this machine with a still higher version. A pin from before
+//! these fields were has neither, and believes no new key.
 //!
 //! It is found by location, not by volume id, because a whole other volume in
 //! the place of the known one must be noticed too.
@@ -16,15 +22,17 @@
 //! Invariant: what a file says only grows, and is replaced atomically, except
 //! by [`FreshnessPins::reset`], which is what `--accept-rollback` is.
 
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Fingerprint;
+use super::{Fingerprint, NamesFingerprint};
 use crate::base::sabotage::{Bug, seeded};
 use crate::base::{CommitNumber, ErrorKind, KIB, VolumeId};
 use crate::format::header::{hex, text};
@@ -32,16 +40,22 @@ use crate::format::header::{hex, text};
 /// Longest pin file in bytes; a location may have some thousand.
 const PIN_BYTES_MAX: u64 = 64 * KIB;
 const PIN_VERSION: u32 = 1;
+/// Most retired volume keys that are remembered, the latest ones.
+const RETIRED_MAX: usize = 64;
 /// Held while a pin is replaced, so that two processes do not undo each other.
 const LOCK_NAME: &str = "pins.lock";
 
 /// What was seen of a volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
     /// Which volume it is.
     pub volume: VolumeId,
     /// Which key it has.
     pub fingerprint: Fingerprint,
+    /// Which names key it has for its whole life. Not in a pin of before rotation.
+    pub names: Option<NamesFingerprint>,
+    /// Volume keys that it had before, as far as this machine saw them go.
+    pub retired: Vec<Fingerprint>,
     /// Version of its header.
     pub header_version: u64,
     /// Its newest commit.
@@ -75,9 +89,7 @@ impl Pin {
     }
 
     pub(super) fn check_header(&self, seen: &Self) -> Result<(), PinError> {
-        if seen.fingerprint != self.fingerprint {
-            return Err(PinError::OtherKey { seen: seen.fingerprint, known: self.fingerprint });
-        }
+        self.check_key(seen)?;
         if seen.header_version < self.header_version {
             return Err(PinError::RolledBack {
                 what: "header version",
@@ -86,6 +98,50 @@ impl Pin {
             });
         }
         Ok(())
+    }
+
+    /// The same volume key, or a newer one of the same volume.
+    fn check_key(&self, seen: &Self) -> Result<(), PinError> {
+        if seen.fingerprint == self.fingerprint {
+            return Ok(());
+        }
+        if self.retired.contains(&seen.fingerprint) {
+            return Err(PinError::RetiredKey { seen: seen.fingerprint });
+        }
+        if self.is_continued_by(seen) && seen.header_version > self.header_version {
+            return Ok(());
+        }
+        Err(PinError::OtherKey { seen: seen.fingerprint, known: self.fingerprint })
+    }
+
+    fn is_continued_by(&self, other: &Self) -> bool {
+        self.names.is_some() && self.names == other.names
+    }
+
+    /// What is known after `seen`: versions and commits only grow.
+    fn merged(self, seen: &Self) -> Result<Self, PinError> {
+        self.check_volume(seen.volume)?;
+        let commit = seen.commit.max(self.commit);
+        let is_older = seen.header_version < self.header_version;
+        if seen.fingerprint != self.fingerprint && is_older && self.is_continued_by(seen) {
+            // A mount of before the rotation, which goes on under the same data keys.
+            return Ok(Self { commit, ..self });
+        }
+        self.check_key(seen)?;
+        let mut retired = self.retired;
+        if seen.fingerprint != self.fingerprint {
+            tracing::info!(from = %self.fingerprint, to = %seen.fingerprint, "the volume has a new volume key");
+            retired.push(self.fingerprint);
+            retired.drain(..retired.len().saturating_sub(RETIRED_MAX));
+        }
+        Ok(Self {
+            volume: seen.volume,
+            fingerprint: seen.fingerprint,
+            names: seen.names.or(self.names),
+            retired,
+            header_version: seen.header_version.max(self.header_version),
+            commit,
+        })
     }
 }
 
@@ -104,9 +160,18 @@ struct PinFile {
     volume_id: VolumeId,
     #[serde(with = "text")]
     fingerprint: Fingerprint,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    names_fingerprint: Option<Text<NamesFingerprint>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    retired: Vec<Text<Fingerprint>>,
     header_version: u64,
     commit: u64,
 }
+
+/// What is written as `Display` and `FromStr` have it.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent, bound = "T: Display + FromStr")]
+struct Text<T>(#[serde(with = "text")] T);
 
 impl FreshnessPins {
     /// Pins in `dir`, which is made when the first pin is written.
@@ -141,6 +206,8 @@ impl FreshnessPins {
         Ok(Some(Pin {
             volume: pin.volume_id,
             fingerprint: pin.fingerprint,
+            names: pin.names_fingerprint.map(|Text(names)| names),
+            retired: pin.retired.into_iter().map(|Text(key)| key).collect(),
             header_version: pin.header_version,
             commit: CommitNumber(pin.commit),
         }))
@@ -153,20 +220,9 @@ impl FreshnessPins {
     /// [`load`](Self::load); [`PinError::Write`].
     pub fn record(&self, location: &str, seen: &Pin) -> Result<(), PinError> {
         let _lock = self.lock()?;
-        let known = self.load(location)?;
-        let mut next = *seen;
-        if let Some(known) = known {
-            known.check_volume(seen.volume)?;
-            if known.fingerprint != seen.fingerprint {
-                return Err(PinError::OtherKey {
-                    seen: seen.fingerprint,
-                    known: known.fingerprint,
-                });
-            }
-            next.header_version = next.header_version.max(known.header_version);
-            next.commit = next.commit.max(known.commit);
-        }
-        if known == Some(next) { Ok(()) } else { self.write(location, &next) }
+        let Some(known) = self.load(location)? else { return self.write(location, seen) };
+        let next = known.clone().merged(seen)?;
+        if known == next { Ok(()) } else { self.write(location, &next) }
     }
 
     /// Forgets what was seen before and pins `seen`, however old: the user accepted it.
@@ -178,13 +234,13 @@ impl FreshnessPins {
         self.write(location, seen)
     }
 
-    fn path(&self, location: &str) -> PathBuf {
+    pub(super) fn path(&self, location: &str) -> PathBuf {
         let hash = Sha256::digest(location.as_bytes());
         self.dir.join(format!("{}.json", hex(&hash[..16])))
     }
 
     /// Makes the directory and waits for its lock, which is given back when the file is dropped.
-    fn lock(&self) -> Result<File, PinError> {
+    pub(super) fn lock(&self) -> Result<File, PinError> {
         let path = self.dir.join(LOCK_NAME);
         DirBuilder::new()
             .recursive(true)
@@ -196,19 +252,25 @@ impl FreshnessPins {
     }
 
     fn write(&self, location: &str, pin: &Pin) -> Result<(), PinError> {
-        let path = self.path(location);
         let file = PinFile {
             lidfs_pin: PIN_VERSION,
             location: location.to_owned(),
             volume_id: pin.volume,
             fingerprint: pin.fingerprint,
+            names_fingerprint: pin.names.map(Text),
+            retired: pin.retired.iter().copied().map(Text).collect(),
             header_version: pin.header_version,
             commit: pin.commit.0,
         };
-        serde_json::to_vec_pretty(&file)
+        Self::store(&self.path(location), &file)
+    }
+
+    /// Writes a file of this directory, whose lock is held.
+    pub(super) fn store(path: &Path, file: &impl Serialize) -> Result<(), PinError> {
+        serde_json::to_vec_pretty(file)
             .map_err(io::Error::from)
-            .and_then(|text| replace(&path, &text))
-            .map_err(|source| PinError::Write { path, source })
+            .and_then(|text| replace(path, &text))
+            .map_err(|source| PinError::Write { path: path.to_owned(), source })
     }
 }
 
@@ -257,6 +319,14 @@ pub enum PinError {
         /// Which it had.
         known: Fingerprint,
     },
+    /// A volume key of before a rotation.
+    #[error(
+        "the volume key has fingerprint {seen}, which was rotated away before; somebody with the old key wrote this header: find out who, or use --accept-rollback if it was you"
+    )]
+    RetiredKey {
+        /// Which it has now.
+        seen: Fingerprint,
+    },
     /// An older state than was seen before.
     #[error(
         "the volume was rolled back: its {what} is {seen}, but was {known} before; find out who put an old state back, or use --accept-rollback if it was you"
@@ -301,6 +371,7 @@ impl PinError {
         match self {
             Self::OtherVolume { .. }
             | Self::OtherKey { .. }
+            | Self::RetiredKey { .. }
             | Self::RolledBack { .. }
             | Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Read { .. } | Self::Write { .. } => ErrorKind::Denied,
@@ -320,6 +391,8 @@ mod tests {
         Pin {
             volume: VolumeId([1; 16]),
             fingerprint: Fingerprint([2; 8]),
+            names: Some(NamesFingerprint([4; 16])),
+            retired: Vec::new(),
             header_version,
             commit: CommitNumber(commit),
         }
@@ -358,7 +431,8 @@ mod tests {
         pins.record(HERE, &pin(1, 1)).unwrap();
         let other = Pin { volume: VolumeId([9; 16]), ..pin(9, 9) };
         assert!(matches!(pins.record(HERE, &other), Err(PinError::OtherVolume { .. })));
-        let other = Pin { fingerprint: Fingerprint([9; 8]), ..pin(9, 9) };
+        let names = Some(NamesFingerprint([9; 16]));
+        let other = Pin { fingerprint: Fingerprint([9; 8]), names, ..pin(9, 9) };
         assert!(matches!(pins.record(HERE, &other), Err(PinError::OtherKey { .. })));
         assert_eq!(pins.load(HERE).unwrap(), Some(pin(1, 1)));
     }
@@ -374,10 +448,70 @@ mod tests {
             assert!(matches!(error, PinError::RolledBack { .. }), "{error}");
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
-        let other = Pin { volume: VolumeId([9; 16]), ..known };
+        let other = Pin { volume: VolumeId([9; 16]), ..known.clone() };
         assert!(matches!(known.check(&other), Err(PinError::OtherVolume { .. })));
-        let other = Pin { fingerprint: Fingerprint([9; 8]), ..known };
+        let other = Pin { fingerprint: Fingerprint([9; 8]), ..known.clone() };
         assert!(matches!(known.check(&other), Err(PinError::OtherKey { .. })));
+    }
+
+    fn rotated(key: u8, header_version: u64) -> Pin {
+        Pin { fingerprint: Fingerprint([key; 8]), ..pin(header_version, 7) }
+    }
+
+    #[test]
+    fn a_new_volume_key_is_believed_with_the_same_names_key_and_a_higher_version() {
+        let (_dir, pins) = pins();
+        pins.record(HERE, &pin(3, 7)).unwrap();
+        let stranger = Pin { names: Some(NamesFingerprint([9; 16])), ..rotated(9, 4) };
+        let unnamed = Pin { names: None, ..rotated(9, 4) };
+        for other in [stranger, unnamed, rotated(9, 3)] {
+            assert!(matches!(pin(3, 7).check(&other), Err(PinError::OtherKey { .. })));
+            assert!(matches!(pins.record(HERE, &other), Err(PinError::OtherKey { .. })));
+        }
+        pin(3, 7).check(&rotated(9, 4)).unwrap();
+        pins.record(HERE, &rotated(9, 4)).unwrap();
+        let known = pins.load(HERE).unwrap().unwrap();
+        assert_eq!((known.fingerprint, known.header_version), (Fingerprint([9; 8]), 4));
+        assert_eq!(known.retired, [Fingerprint([2; 8])]);
+    }
+
+    #[test]
+    fn a_retired_volume_key_does_not_come_back_whatever_version_it_claims() {
+        let (_dir, pins) = pins();
+        pins.record(HERE, &pin(3, 7)).unwrap();
+        pins.record(HERE, &rotated(9, 4)).unwrap();
+        pins.record(HERE, &rotated(10, 5)).unwrap();
+        let known = pins.load(HERE).unwrap().unwrap();
+        for old in [pin(100, 100), rotated(9, 100)] {
+            let error = known.check(&old).unwrap_err();
+            assert!(matches!(error, PinError::RetiredKey { .. }), "{error}");
+            assert!(error.to_string().contains("rotated away before"));
+            assert!(matches!(pins.record(HERE, &old), Err(PinError::RetiredKey { .. })));
+        }
+        assert_eq!(pins.load(HERE).unwrap().unwrap(), known);
+    }
+
+    #[test]
+    fn a_mount_of_before_the_rotation_still_records_its_commits() {
+        let (_dir, pins) = pins();
+        pins.record(HERE, &rotated(9, 4)).unwrap();
+        pins.record(HERE, &pin(3, 12)).unwrap();
+        let known = pins.load(HERE).unwrap().unwrap();
+        assert_eq!((known.fingerprint, known.header_version), (Fingerprint([9; 8]), 4));
+        assert_eq!(known.commit, CommitNumber(12));
+    }
+
+    #[test]
+    fn a_pin_of_before_rotation_loads_learns_the_names_key_and_believes_no_new_key() {
+        let (_dir, pins) = pins();
+        let old = Pin { names: None, ..pin(3, 7) };
+        pins.record(HERE, &old).unwrap();
+        let text = fs::read_to_string(pins.path(HERE)).unwrap();
+        assert!(!text.contains("names_fingerprint") && !text.contains("retired"));
+        assert_eq!(pins.load(HERE).unwrap(), Some(old.clone()));
+        assert!(matches!(old.check(&rotated(9, 4)), Err(PinError::OtherKey { .. })));
+        pins.record(HERE, &pin(3, 7)).unwrap();
+        assert_eq!(pins.load(HERE).unwrap(), Some(pin(3, 7)));
     }
 
     #[test]

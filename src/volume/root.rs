@@ -29,6 +29,34 @@ impl FromStr for Fingerprint {
     }
 }
 
+/// What pins know a names key by, which stays while volume keys come and go: 16 bytes that tell
+/// nothing about it, and that nobody can meet by trying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamesFingerprint(pub [u8; 16]);
+
+impl NamesFingerprint {
+    pub(super) fn new(volume: VolumeId, names: &SecretKey) -> Self {
+        let whole = names.derive(&volume.0, &[CONTEXT, b"names fingerprint"]);
+        let mut fingerprint = [0; 16];
+        fingerprint.copy_from_slice(&whole.expose()[..16]);
+        Self(fingerprint)
+    }
+}
+
+impl fmt::Display for NamesFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl FromStr for NamesFingerprint {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        unhex(text.as_bytes()).map(Self).ok_or("it is 32 lowercase hexadecimal digits")
+    }
+}
+
 /// A volume key with what follows from it.
 #[derive(Clone)]
 pub(super) struct RootKeys {

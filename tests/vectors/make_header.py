@@ -3,9 +3,9 @@
 
 It follows what src/format/header.rs, src/keys/mod.rs, src/volume/mod.rs and
 src/volume/keyring.rs say, and shares no code with them, so that the two check
-each other. Needs the package `cryptography`:
+each other. Needs the packages `cryptography` and `mnemonic`:
 
-    python3 -m venv VENV && VENV/bin/pip install cryptography
+    python3 -m venv VENV && VENV/bin/pip install cryptography mnemonic
     VENV/bin/python tests/vectors/make_header.py
 
 The output is the same at every run.
@@ -22,11 +22,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from mnemonic import Mnemonic
 
 HERE = pathlib.Path(__file__).parent
 KINDS = {"keyring": 1, "slot": 5}
 VOLUME = bytes.fromhex("00112233445566778899aabbccddeeff")
 CREATED = 1_700_000_000
+KMS_KEY = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 PASSPHRASE = "correct horse, päppelt"
 
 
@@ -70,6 +72,7 @@ def slot(slot_id, label, secret, volume_key, **unlock):
 
 def main():
     volume_key, names, keyfile = fixed("volume key"), fixed("names key"), fixed("keyfile")
+    kms_input, kms_ciphertext, recovery = fixed("KMS input"), fixed("KMS ciphertext"), fixed("words")
     data_keys = {1: fixed("data key 1"), 2: fixed("data key 2")}
     derived = {
         purpose: hkdf(volume_key, VOLUME, [b"lidfs/v1", purpose.encode()])
@@ -81,7 +84,7 @@ def main():
     keyring += b"".join(struct.pack("<I", epoch) + key for epoch, key in sorted(data_keys.items()))
     header = {
         "lidfs": 1,
-        "features": [],
+        "features": ["kms", "recovery"],
         "volume_id": VOLUME.hex(),
         "created": CREATED,
         "version": 3,
@@ -90,6 +93,11 @@ def main():
             slot(bytes(range(8)), "desk", keyfile, volume_key, kind="keyfile", salt=text(fixed("salt of the keyfile"))),
             slot(bytes(range(8, 16)), "Kopf", stretched, volume_key, kind="passphrase", salt=text(salt),
                  memory_kib=65536, iterations=3, parallelism=4),
+            # What KMS makes of the input is for KMS alone to read.
+            slot(bytes(range(16, 24)), "cloud", kms_input, volume_key, kind="kms", key=KMS_KEY,
+                 ciphertext=text(kms_ciphertext), salt=text(fixed("salt of the KMS slot"))),
+            slot(bytes(range(24, 32)), "paper", recovery, volume_key, kind="recovery",
+                 salt=text(fixed("salt of the words"))),
         ],
         "keyring": text(seal(derived["keyring"], "keyring", "keyring", keyring)),
     }
@@ -102,6 +110,11 @@ def main():
     expected = {
         "keyfile": text(keyfile),
         "passphrase": PASSPHRASE,
+        "kms_input": text(kms_input),
+        "kms_ciphertext": text(kms_ciphertext),
+        "recovery": text(recovery),
+        "recovery_words": Mnemonic("english").to_mnemonic(recovery),
+        "volume_key": text(volume_key),
         "fingerprint": derived["fingerprint"][:8].hex(),
         "names_key": names.hex(),
         "data_keys": {str(epoch): key.hex() for epoch, key in data_keys.items()},

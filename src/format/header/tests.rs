@@ -67,12 +67,11 @@ fn the_file_is_plain_json_with_the_mac_as_its_last_field() {
 #[test]
 fn later_versions_and_unknown_features_are_named_even_where_the_rest_is_unknown() {
     assert_eq!(refusal("{\"lidfs\": 2}"), HeaderError::UnknownVersion { version: 2 });
-    let text = file(&example()).replace("\"features\": []", "\"features\": [\"kms\", \"x\"]");
-    assert_eq!(
-        refusal(&text),
-        HeaderError::UnknownFeatures { unknown: vec!["kms".into(), "x".into()] }
-    );
-    assert!(refusal(&text).to_string().contains("kms, x"));
+    let features = "\"features\": [\"kms\", \"x\", \"y\"]";
+    let text = file(&example()).replace("\"features\": []", features);
+    let unknown = vec!["x".into(), "y".into()];
+    assert_eq!(refusal(&text), HeaderError::UnknownFeatures { unknown });
+    assert!(refusal(&text).to_string().contains("x, y"));
 }
 
 #[test]
@@ -167,5 +166,61 @@ fn compression_reads_back_what_it_prints() {
     assert_eq!("none".parse(), Ok(Compression::None));
     for text in ["zstd", "zstd:0", "zstd:20", "zstd:+1", "lz4", ""] {
         assert!(text.parse::<Compression>().is_err(), "{text}");
+    }
+}
+
+fn with_kms_slot(key: &str, ciphertext: usize) -> Header {
+    let mut header = example();
+    header.slots[1].unlock = Unlock::Kms {
+        key: key.to_owned(),
+        ciphertext: Base64(vec![1; ciphertext]),
+        salt: Base64(vec![3; 32]),
+    };
+    header
+}
+
+const ARN: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab";
+
+#[test]
+fn slots_of_later_kinds_come_with_their_feature_and_leave_with_it() {
+    let mut header = with_kms_slot(ARN, 160);
+    assert!(Signed::new(header.clone(), |_| [0; 32]).is_err());
+    header.slots[0].unlock = Unlock::Recovery { salt: Base64(vec![1; 32]) };
+    header.set_slot_features();
+    assert_eq!(header.features, ["kms", "recovery"]);
+    let text = file(&header);
+    assert_eq!(Signed::parse(text.as_bytes()).unwrap().header(), &header);
+    let error = refusal(&text.replace("\"recovery\"\n  ]", "\"kms\"\n  ]"));
+    assert!(error.to_string().contains("not among the features"), "{error}");
+    header.slots.remove(0);
+    header.set_slot_features();
+    assert_eq!(header.features, ["kms"]);
+    header.slots = example().slots;
+    header.set_slot_features();
+    assert!(header.features.is_empty());
+}
+
+#[test]
+fn a_kms_slot_names_a_full_arn_and_has_no_more_than_kms_gives() {
+    let longest = format!("arn:aws:kms:r:1:key/{}", "x".repeat(KMS_KEY_BYTES_MAX - 20));
+    for (key, ciphertext) in [(ARN, KMS_CIPHERTEXT_BYTES_MAX), (&longest, 1)] {
+        let mut header = with_kms_slot(key, ciphertext);
+        header.set_slot_features();
+        assert!(Signed::new(header, |_| [0; 32]).is_ok(), "{key}");
+    }
+    let long = format!("{longest}x");
+    for (key, ciphertext) in [
+        (ARN, KMS_CIPHERTEXT_BYTES_MAX + 1),
+        (&long, 1),
+        ("alias/drive", 1),
+        ("arn:aws:kms:eu-central-1:111122223333:alias/drive", 1),
+        ("arn:aws:kms::111122223333:key/1", 1),
+        ("arn:aws:kms:eu-central-1:111122223333:key/", 1),
+        ("arn:aws:kms:eu-central-1:111122223333:key/1\u{1b}[2J", 1),
+        ("arn:aws:s3:eu-central-1:111122223333:key/1", 1),
+    ] {
+        let mut header = with_kms_slot(key, ciphertext);
+        header.set_slot_features();
+        assert!(Signed::new(header, |_| [0; 32]).is_err(), "{key}");
     }
 }

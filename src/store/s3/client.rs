@@ -74,7 +74,7 @@ pub(super) struct Target {
 }
 
 /// The SDK's own sources of credentials and settings, all of them.
-pub(super) fn defaults() -> ConfigLoader {
+pub(crate) fn defaults() -> ConfigLoader {
     aws_config::defaults(BehaviorVersion::latest())
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn build(
         check_endpoint(endpoint, config.allow_http)?;
     }
     let shared = load(config, loader).await?;
-    let endpoint = effective_endpoint(config, &shared);
+    let endpoint = service_endpoint("S3", config.endpoint.as_deref(), &shared);
     let is_tls = match &endpoint {
         Some(endpoint) => check_endpoint(endpoint, config.allow_http)?,
         None => true,
@@ -139,18 +139,25 @@ async fn load(config: &S3Config, loader: ConfigLoader) -> Result<SdkConfig, Stor
     Ok(loader.load().await)
 }
 
-/// The endpoint that the SDK would use, in its own order, so that it can be checked first.
-fn effective_endpoint(config: &S3Config, shared: &SdkConfig) -> Option<String> {
+/// The endpoint that the SDK would use for a service, in its own order, so that it can be checked first.
+pub(crate) fn service_endpoint(
+    service: &str,
+    configured: Option<&str>,
+    shared: &SdkConfig,
+) -> Option<String> {
     let of_service = || {
         let key = ServiceConfigKey::builder()
-            .service_id("S3")
+            .service_id(service)
             .env("AWS_ENDPOINT_URL")
             .profile("endpoint_url")
             .build()
             .ok()?;
         shared.service_config()?.load_config(key)
     };
-    config.endpoint.clone().or_else(of_service).or_else(|| shared.endpoint_url().map(str::to_owned))
+    configured
+        .map(str::to_owned)
+        .or_else(of_service)
+        .or_else(|| shared.endpoint_url().map(str::to_owned))
 }
 
 /// Reads and checks a PEM file: the TLS library would panic on a bad one.
@@ -173,7 +180,7 @@ fn read_certificates(file: &Path) -> Result<Vec<u8>, StoreError> {
 }
 
 /// Checks an endpoint before anything is sent to it; returns whether it uses TLS.
-fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<bool, StoreError> {
+pub(crate) fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<bool, StoreError> {
     let bad = |fault, text: String| Err(StoreError::new(fault, text));
     let Ok(uri) = endpoint.parse::<http::Uri>() else {
         let text = format!("endpoint {endpoint:?} is not a URL; write https://host[:port]");

@@ -215,7 +215,7 @@ impl Answer {
 }
 
 /// The text of the last cause: the layers above it only repeat that there is one.
-fn innermost(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
         last = source;
@@ -223,7 +223,8 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     last.to_string()
 }
 
-fn chain(error: &(dyn Error + 'static)) -> String {
+/// An error with all its causes.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -236,7 +237,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// Servers put line breaks into their messages, and hostile ones whatever moves a terminal's cursor;
 /// ours are one plain line.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let breaks = |char: char| char.is_whitespace() || char.is_control();
     let words = text.split(breaks).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")

@@ -40,6 +40,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 pub use client::S3Config;
+// For what else the SDK talks to.
+pub(crate) use client::{check_endpoint, defaults as sdk_defaults, service_endpoint};
+pub(crate) use errors::{chain, innermost, one_line};
 
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{

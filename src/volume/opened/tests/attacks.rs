@@ -218,7 +218,7 @@ async fn another_volume_in_the_place_of_the_pinned_one_is_refused() {
     let error = Volume::open(Arc::clone(&ours), &keyfile(1), Some(&pin)).await.unwrap_err();
     assert!(matches!(error, VolumeError::Pin(PinError::OtherVolume { .. })));
     let error = volume.add_slot(&slot(keyfile(3), ""), &StoppedClock).await.unwrap_err();
-    assert!(matches!(error, VolumeError::HeaderTampered));
+    assert!(matches!(error, VolumeError::KeyChanged));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use crate::format::header::{Compression, SLOTS_MAX, SlotId};
 use crate::keys::SlotKind;
 use crate::store::StoreFault;
 use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
+use crate::volume::Holders;
 
 #[tokio::test]
 async fn a_new_volume_opens_with_each_of_its_keys_and_gives_the_same_keys() {
@@ -259,4 +260,98 @@ async fn a_volume_and_its_pin_agree() {
     let opened = Volume::open(Arc::clone(&store), &keyfile(1), Some(&pin)).await.unwrap();
     pin.check(&opened.pin(CommitNumber(7))).unwrap();
     assert!(pin.check(&opened.pin(CommitNumber(6))).is_err());
+}
+
+fn words(byte: u8) -> Secret {
+    Secret::Recovery(SecretKey::from_bytes([byte; 32]))
+}
+
+#[tokio::test]
+async fn a_slot_wrapped_anew_opens_with_its_new_secret_alone() {
+    let store = memory();
+    let mut volume = create(&store, &[keyfile(1), passphrase("old"), words(3)]).await.unwrap();
+    let ids: Vec<_> = volume.slots().iter().map(|slot| slot.id).collect();
+    for (at, old, new) in [
+        (0, keyfile(1), keyfile(2)),
+        (1, passphrase("old"), passphrase("new")),
+        (2, words(3), words(4)),
+    ] {
+        let before = header_file(&store).await;
+        volume.rotate_slot(ids[at], &new, &StoppedClock).await.unwrap();
+        assert!(matches!(open(&store, &old).await, Err(VolumeError::WrongKey { .. })));
+        let opened = open(&store, &new).await.unwrap();
+        assert_eq!((opened.opened_by(), opened.fingerprint()), (ids[at], volume.fingerprint()));
+        assert_ne!(before, header_file(&store).await);
+    }
+    assert_eq!(volume.header_version(), 4);
+    // The same secret with another salt.
+    let wrapped = header(&store).await.header().slots[0].clone();
+    volume.rotate_slot(ids[0], &keyfile(2), &StoppedClock).await.unwrap();
+    let again = header(&store).await.header().slots[0].clone();
+    assert_ne!((wrapped.unlock, wrapped.wrapped), (again.unlock, again.wrapped));
+    open(&store, &keyfile(2)).await.unwrap();
+    let error = volume.rotate_slot(ids[0], &words(1), &StoppedClock).await.unwrap_err();
+    assert!(error.to_string().contains("cannot be rotated to a recovery"), "{error}");
+    let error = volume.rotate_slot(SlotId([0; 8]), &words(1), &StoppedClock).await.unwrap_err();
+    assert!(matches!(error, VolumeError::NoSlot { .. }));
+}
+
+async fn rotated(store: Store) {
+    let secrets = [keyfile(1), passphrase("x"), words(3)];
+    let mut volume = create(&store, &secrets).await.unwrap();
+    let old = open(&store, &keyfile(1)).await.unwrap();
+    let pin = old.pin(CommitNumber(7));
+    let kms = crate::keys::KmsConfig::default();
+    let holders = Holders { secrets: &secrets[..2], kms: &kms, drop_others: false };
+    let error = volume.rotate_volume_key(&holders).await.unwrap_err();
+    assert!(matches!(&error, VolumeError::WouldDrop { slots } if slots.len() == 1), "{error}");
+    assert!(error.to_string().contains("(recovery)"), "{error}");
+    assert_eq!(header(&store).await.header().version, 1);
+
+    let holders = Holders { secrets: &secrets, kms: &kms, drop_others: false };
+    assert_eq!(volume.rotate_volume_key(&holders).await.unwrap(), []);
+    assert_ne!(volume.fingerprint(), old.fingerprint());
+    for secret in &secrets {
+        let opened = Volume::open(Arc::clone(&store), secret, Some(&pin)).await.unwrap();
+        assert_eq!(opened.fingerprint(), volume.fingerprint());
+        assert_eq!(opened.header_version(), 2);
+        assert_eq!(opened.names_key().expose(), old.names_key().expose());
+        let (ours, theirs) = (opened.data_keys().current(), old.data_keys().current());
+        assert_eq!(ours.key.expose(), theirs.key.expose());
+    }
+    let dropping = Holders { secrets: &secrets[..1], kms: &kms, drop_others: true };
+    let dropped = volume.rotate_volume_key(&dropping).await.unwrap();
+    assert_eq!(dropped.len(), 2);
+    open(&store, &keyfile(1)).await.unwrap();
+    assert!(matches!(open(&store, &words(3)).await, Err(VolumeError::WrongKey { .. })));
+    volume.add_slot(&slot(words(5), ""), &StoppedClock).await.unwrap();
+    open(&store, &words(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_volume_key_opens_with_the_secrets_at_hand_and_leaves_all_other_keys() {
+    rotated(memory()).await;
+}
+
+#[tokio::test]
+async fn a_new_volume_key_is_made_where_the_store_has_no_conditional_replacement() {
+    let (_dir, store) = without_conditions();
+    rotated(store).await;
+}
+
+#[tokio::test]
+async fn a_new_volume_key_whose_answer_is_lost_holds() {
+    let inner = memory();
+    create(&inner, &[keyfile(1)]).await.unwrap();
+    let store = FaultyStore::new(Arc::clone(&inner));
+    let faults = store.faults();
+    let mut volume = open(&(Arc::new(store) as Store), &keyfile(1)).await.unwrap();
+    faults.add(Rule::always(Fault::LoseAnswer(StoreFault::Precondition)).on(Op::Put).times(1));
+    let (kms, secrets) = (crate::keys::KmsConfig::default(), [keyfile(1)]);
+    let holders = Holders { secrets: &secrets, kms: &kms, drop_others: false };
+    volume.rotate_volume_key(&holders).await.unwrap();
+    assert_eq!(volume.header_version(), 2);
+    let opened = open(&inner, &keyfile(1)).await.unwrap();
+    assert_eq!(opened.fingerprint(), volume.fingerprint());
+    volume.add_slot(&slot(keyfile(2), ""), &StoppedClock).await.unwrap();
 }

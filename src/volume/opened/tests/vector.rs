@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::Epoch;
 use crate::format::header::{from_base64, hex};
+use crate::keys::{KeySource, Purpose};
 
 const FILE: &[u8] = include_bytes!("../../../../tests/vectors/header.json");
 const KEYS: &str = include_str!("../../../../tests/vectors/header_keys.json");
@@ -11,9 +12,20 @@ const KEYS: &str = include_str!("../../../../tests/vectors/header_keys.json");
 struct Expected {
     keyfile: String,
     passphrase: String,
+    recovery_words: String,
     fingerprint: String,
     names_key: String,
     data_keys: std::collections::BTreeMap<u32, String>,
+}
+
+/// As a user gives them.
+fn words(text: &str) -> Secret {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let fd = u32::try_from(file.as_raw_fd()).unwrap();
+    KeySource::RecoveryFd(fd).secret(Purpose::Unlock).unwrap()
 }
 
 #[tokio::test]
@@ -24,6 +36,7 @@ async fn a_header_of_another_implementation_opens_to_the_keys_it_was_made_with()
     let secrets = [
         Secret::Keyfile(SecretKey::from_bytes(keyfile)),
         Secret::Passphrase(Passphrase::new(passphrase).unwrap()),
+        words(&expected.recovery_words),
     ];
     let store = memory();
     put_header(&store, FILE.to_vec()).await;
