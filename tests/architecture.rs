@@ -83,6 +83,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ("aws-config", &["store/"]),
     ("aws-sdk-s3", &["store/", "bucket/"]),
     ("aws-smithy-http-client", &["store/"]),
+    ("aws-smithy-runtime-api", &["store/s3/tls.rs"]),
+    ("hyper-rustls", &["store/s3/tls.rs"]),
+    ("hyper-util", &["store/s3/tls.rs"]),
+    ("rustls-native-certs", &["store/s3/tls.rs"]),
+    // What SSE-C names keys by; protects nothing.
+    ("md5", &["store/s3/encryption.rs"]),
     ("aws-types", &["store/"]),
     ("http", &["store/"]),
     ("http-body", &["store/"]),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::init::runtime;
 use super::options::ConfigArgs;
-use super::progress::ScrubBar;
+use super::progress::WorkBar;
 use super::{Exit, Failure, date};
 use crate::check::{DamagedFile, DamagedObject, Fault, FaultyPack, Scrubbed};
 use crate::config::Size;
@@ -68,9 +68,10 @@ struct JsonFile<'a> {
     ranges: Vec<[u64; 2]>,
 }
 
-fn rate(text: &str) -> Result<Size, String> {
+/// Bytes a second.
+pub(super) fn rate(text: &str) -> Result<Size, String> {
     match text.parse() {
-        Ok(Size(0)) => Err("nothing would ever be fetched; leave it out for no limit".to_owned()),
+        Ok(Size(0)) => Err("nothing would ever be done; leave it out for no limit".to_owned()),
         other => other,
     }
 }
@@ -78,7 +79,7 @@ fn rate(text: &str) -> Result<Size, String> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let resolved = args.config.resolve_without_mount(args.volume.as_deref())?;
     let secret = resolved.key_source()?.secret(Purpose::Unlock)?;
-    let bar = ScrubBar::new();
+    let bar = WorkBar::new();
     let rate = args.rate.as_ref().map(|rate| rate.0);
     let show = |progress| bar.show(progress);
     let work = daemon::scrub(&resolved.config, &secret, rate, args.restart, &show);

@@ -95,6 +95,8 @@ pub fn load(request: &Request) -> Result<Loaded, ConfigError> {
     }
     let wrong =
         |place: &str, message| ConfigError::Value { message: format!("{place}: {message}") };
+    let refused = |message| ConfigError::Value { message };
+    config.store.check().map_err(refused)?;
     config.write.fs_config().check().map_err(|message| wrong("[write]", message))?;
     Log::check(&config.log.level).map_err(|message| wrong("log.level", message))?;
     Ok(Loaded { config, file: found.map(|(path, _)| path) })
@@ -172,7 +174,13 @@ fn variables(all: impl Iterator<Item = (String, String)>) -> Vec<Override> {
         .filter_map(|(name, value)| {
             let rest = name.strip_prefix(VARIABLE_PREFIX)?.to_lowercase();
             let (section, key) = rest.split_once('_')?;
-            Config::SECTIONS.contains(&section).then(|| Override::new(&name, section, key, value))
+            // A table in a section is one step more.
+            let inner = Config::TABLES.iter().find_map(|(outer, table)| {
+                let key = key.strip_prefix(table)?.strip_prefix('_')?;
+                (*outer == section).then(|| format!("{table}.{key}"))
+            });
+            let key = inner.unwrap_or_else(|| key.to_owned());
+            Config::SECTIONS.contains(&section).then(|| Override::new(&name, section, &key, value))
         })
         .collect::<Vec<_>>();
     found.sort_by(|a, b| a.origin.cmp(&b.origin));
@@ -186,12 +194,8 @@ fn apply(table: &mut Table, change: &Override) -> Result<Config, ConfigError> {
         key: format!("{}.{}", change.section, change.key),
         message: one_line(message),
     };
-    let section = table
-        .entry(change.section.clone())
-        .or_insert_with(|| Value::Table(Table::new()))
-        .as_table_mut()
+    set(table, change, Value::String(change.value.clone()))
         .ok_or_else(|| wrong("is not a section"))?;
-    section.insert(change.key.clone(), Value::String(change.value.clone()));
     match to_config(table) {
         Ok(config) => Ok(config),
         Err(error) => {
@@ -199,15 +203,24 @@ fn apply(table: &mut Table, change: &Override) -> Result<Config, ConfigError> {
             let literal = toml::from_str::<Table>(&format!("value = {}", change.value));
             let value = literal.ok().and_then(|mut table| table.remove("value"));
             let message = error.message().to_owned();
-            let (Some(value), Some(Value::Table(section))) =
-                (value, table.get_mut(&change.section))
-            else {
-                return Err(wrong(&message));
-            };
-            section.insert(change.key.clone(), value);
+            let Some(value) = value else { return Err(wrong(&message)) };
+            set(table, change, value).ok_or_else(|| wrong(&message))?;
             to_config(table).map_err(|error| wrong(error.message()))
         }
     }
+}
+
+/// Puts `value` at its place; dots in the key lead into tables. `None` if one of them is none.
+fn set(table: &mut Table, change: &Override, value: Value) -> Option<()> {
+    let path = format!("{}.{}", change.section, change.key);
+    let (tables, key) = path.rsplit_once('.')?;
+    let mut at = table;
+    for name in tables.split('.') {
+        let inner = at.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        at = inner.as_table_mut()?;
+    }
+    at.insert(key.to_owned(), value);
+    Some(())
 }
 
 fn to_config(table: &Table) -> Result<Config, toml::de::Error> {
@@ -268,6 +281,22 @@ mod tests {
         let change = Override::new("LIDFS_LOG_COLOR", "log", "color", "red");
         let text = apply(&mut table, &change).unwrap_err().to_string();
         assert!(text.starts_with("LIDFS_LOG_COLOR: log.color: unknown field `color`"), "{text}");
+    }
+
+    #[test]
+    fn keys_of_a_table_in_a_section_can_be_overridden_too() {
+        let name = "LIDFS_STORE_SERVER_SIDE_ENCRYPTION_BUCKET_KEY";
+        let found = variables([(name.to_owned(), "true".to_owned())].into_iter());
+        let key = "server_side_encryption.bucket_key";
+        assert_eq!(found, [Override::new(name, "store", key, "true")]);
+        let mut table = Table::new();
+        let config = apply(&mut table, &found[0]).unwrap();
+        assert_eq!(config.store.server_side_encryption.bucket_key, Some(true));
+        let key = "server_side_encryption.encryption_context.drive";
+        let config = apply(&mut table, &Override::new("-o", "store", key, "work")).unwrap();
+        let encryption = config.store.server_side_encryption;
+        assert_eq!(encryption.encryption_context["drive"], "work");
+        assert_eq!(encryption.bucket_key, Some(true));
     }
 
     #[test]

@@ -49,6 +49,9 @@ impl Config {
     pub const SECTIONS: [&str; 9] =
         ["volume", "store", "key", "cache", "state", "write", "gc", "mount", "log"];
 
+    /// Sections that have a table of their own, and its name.
+    pub const TABLES: [(&str, &str); 1] = [("store", "server_side_encryption")];
+
     /// The volume's address.
     ///
     /// # Errors
@@ -415,7 +418,14 @@ mod tests {
         assert!(config.state.dir.is_some() && config.log.file.is_some());
         assert!(config.write.quota.is_some());
         assert!(config.mount.uid.is_some() && config.mount.gid.is_some());
+        let encryption = config.store.server_side_encryption;
+        assert!(encryption.key_file.is_some() && encryption.previous_key_file.is_some());
+        assert!(encryption.kms_key_id.is_some() && encryption.bucket_key.is_some());
+        assert!(!encryption.encryption_context.is_empty());
+        let StoreConfig { client_certificate, client_key, storage_class, .. } = config.store;
+        assert!(client_certificate.is_some() && client_key.is_some() && storage_class.is_some());
         let StoreConfig { endpoint, region, profile, path_style, ca_file, .. } = config.store;
+        assert!(config.store.expected_bucket_owner.is_some());
         assert!(endpoint.is_some() && region.is_some() && profile.is_some());
         assert!(path_style.is_some() && ca_file.is_some());
         assert!(config.key.keyfile.is_some() && config.key.passphrase_command.is_some());

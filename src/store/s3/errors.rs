@@ -91,6 +91,12 @@ impl Failure {
             // What follows lists each source that the SDK has tried, in its own words, in many lines.
             let cause = cause.split(". Attempted:").next().unwrap_or(&cause);
             (StoreFault::NoCredentials, format!("no usable AWS credentials: {cause}"))
+        } else if whole.contains("certificaterequired") {
+            let said = "the server wants a certificate of ours: name one as client_certificate";
+            (StoreFault::Untrusted, said.to_owned())
+        } else if whole.contains("protocolversion") || whole.contains("peer is incompatible") {
+            let said = format!("the server does not speak TLS 1.2 or 1.3: {cause}");
+            (StoreFault::Untrusted, said)
         } else if whole.contains("certificate") {
             (StoreFault::Untrusted, format!("the server's certificate is not trusted: {cause}"))
         } else {
