@@ -20,6 +20,7 @@ mod key;
 mod mount;
 mod options;
 mod progress;
+mod rekey;
 mod rewrite;
 mod scrub;
 mod shell;

@@ -2,9 +2,8 @@
 
 use super::Failure;
 use super::init::{customer_key_warning, runtime};
-use super::options::ConfigArgs;
+use super::options::{ConfigArgs, size_per_second};
 use super::progress::WorkBar;
-use super::scrub::rate;
 use crate::check::Progress;
 use crate::config::Size;
 use crate::daemon;
@@ -22,7 +21,7 @@ pub(super) struct Args {
     #[arg(value_name = "URL")]
     volume: Option<String>,
     /// Bytes to rewrite a second at most, such as "20 MiB"; default: as fast as possible
-    #[arg(long, value_name = "SIZE", value_parser = rate)]
+    #[arg(long, value_name = "SIZE", value_parser = size_per_second)]
     rate: Option<Size>,
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 /// Nanoseconds in a second.
 const NANOS: u128 = 1_000_000_000;
 
-/// Lets so many bytes a second pass.
+/// Lets so many bytes a second pass: for work in the background that must not take the whole line.
 #[derive(Debug)]
 pub struct Rate {
     bytes_per_second: Option<u64>,
@@ -17,7 +17,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// No bound without a number.
+    /// Without a bound everything passes at once.
     pub fn new(bytes_per_second: Option<u64>) -> Self {
         Self { bytes_per_second, next: Mutex::new(Instant::now()) }
     }
