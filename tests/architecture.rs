@@ -103,7 +103,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("zstd", &["data/"]),
     ("fuser", &["fuse/"]),
     // Settings and commands.
-    ("toml", &["cli/", "config/", "store/config.rs"]),
+    (
+        "toml",
+        &["cli/", "config/", "store/config.rs", "store/encryption.rs", "store/s3/encryption.rs"],
+    ),
     ("humantime", &["cli/", "config/", "store/config.rs"]),
     ("bytesize", &["cli/", "config/"]),
     ("clap", &["cli/"]),

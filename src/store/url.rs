@@ -236,7 +236,6 @@ mod tests {
             "arn:aws:s3:eu-west-1:123456789012:bucket/name",
             "arn:aws:s3:eu-west-1:1:accesspoint/name",
             "arn:aws:s3:eu-west-1:123456789012:accesspoint/",
-            "arn:aws:s3:eu-west-1:123456789012:accesspoint",
             "arn:aws:s3-object-lambda:eu-west-1:123456789012:accesspoint/name",
             "arn:aws:s3:::name",
             "arn:",

@@ -46,6 +46,13 @@ const FILE: &[Skip] = &[Skip {
 
 const CEPH_RGW: &[Skip] = &[];
 
+const CEPH_RGW_ENCRYPTING: &[Skip] = &[
+    Skip { check: "a_copy_has_content_and_metadata", reason: NO_COPY },
+    Skip { check: "a_copy_may_refuse_to_replace", reason: NO_COPY },
+    Skip { check: "names_of_any_kind_round_trip", reason: NO_COPY },
+];
+const NO_COPY: &str = "version 16 copies nothing that is or is to be encrypted, and answers 501";
+
 const S3S_FS: &[Skip] = &[
     Skip {
         check: "of_concurrent_creates_exactly_one_wins",
@@ -162,13 +169,13 @@ async fn ceph_rgw_over_tls_holds_the_contract() {
 #[tokio::test]
 async fn ceph_rgw_with_a_key_of_ours_holds_the_contract() {
     let store = encryption::over_tls(encryption::SSE_C, encryption::keys(Some(1), None)).await;
-    hold(Arc::new(store), CEPH_RGW).await;
+    hold(Arc::new(store), CEPH_RGW_ENCRYPTING).await;
 }
 
 #[tokio::test]
 async fn ceph_rgw_with_a_key_service_holds_the_contract() {
     let store = encryption::over_tls(encryption::SSE_KMS, encryption::keys(None, None)).await;
-    hold(Arc::new(store), CEPH_RGW).await;
+    hold(Arc::new(store), CEPH_RGW_ENCRYPTING).await;
 }
 
 #[tokio::test]

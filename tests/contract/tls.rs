@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::servers::loader;
 
-/// What every such server has for `GET /bucket/object`.
+/// What every such server has for `GET /bucket/object`: these are whole answers.
 const OBJECT: &str = "HTTP/1.0 200 OK\r\nContent-Length: 4\r\nETag: \"one\"\r\n\
                       Last-Modified: Sat, 21 Nov 2026 12:00:00 GMT\r\n\r\n0123";
 /// Versions before 1.2 need hashes that OpenSSL itself holds for too weak.
@@ -48,7 +48,8 @@ fn authority() -> TempDir {
     make("server", &[&leaf[..], &["-addext", "subjectAltName=IP:127.0.0.1"]].concat());
     make("client", &[&leaf[..], &["-addext", "extendedKeyUsage=clientAuth"]].concat());
     fs::create_dir(dir.path().join("bucket")).unwrap();
-    fs::write(dir.path().join("bucket/object"), OBJECT).unwrap();
+    // The path with its query, as the SDK asks for it.
+    fs::write(dir.path().join("bucket/object?x-id=GetObject"), OBJECT).unwrap();
     dir
 }
 

@@ -65,7 +65,7 @@ holds sse-c "$(over_tls "$customer")" sse-c "$first"
 if s3 encryption "$bucket" "$third" | grep -qvP '\trefused$'; then fail "objects open under another key"; fi
 write_config "$(over_tls "mode = \"sse-c\"
 key_file = \"$third\"")"
-expect 14 'lidfs.json|key' "$lidfs" mount -c "$conf" "$mnt"
+expect 14 'check key_file and previous_key_file' "$lidfs" mount -c "$conf" "$mnt"
 say "another key: $message"
 chmod 644 "$third"
 expect 3 'key_file of .store.server_side_encryption.*chmod 600' "$lidfs" mount -c "$conf" "$mnt"
@@ -176,7 +176,7 @@ say "plain http: $message"
 server moto
 holds sse-s3 "$(over_http 'mode = "sse-s3"')" AES256
 holds dsse-kms "$(over_http 'mode = "dsse-kms"
-kms_key_id = "some-key"')" 'aws:kms:dsse some-key'
+kms_key_id = "some-key"')" aws:kms:dsse
 
 server s3s-fs
 new_bucket

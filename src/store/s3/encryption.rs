@@ -163,7 +163,12 @@ where
         first.get_or_insert(outcome);
     }
     match first {
-        Some(outcome) => (outcome, None),
+        Some(mut outcome) => {
+            if let Err(failure) = &mut outcome.result {
+                failure.advise(&format!("check key_file and previous_key_file in {TABLE}"));
+            }
+            (outcome, None)
+        }
         // There is always a way.
         None => (send(None).await, None),
     }
