@@ -45,7 +45,7 @@ pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
     let url = config.url()?.clone();
     let keys = customer_keys(&config.store.server_side_encryption)
         .map_err(|source| OpenError { url: url.clone(), source })?;
-    let OpenStore { store, trouble } = store::open(&url, &config.store, keys).await?;
+    let OpenStore { store, trouble } = Box::pin(store::open(&url, &config.store, keys)).await?;
     let store = MeasuredStore::new(store);
     let meter = store.meter();
     // The same bucket name at another server is another place.

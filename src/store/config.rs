@@ -33,6 +33,7 @@ impl PackStorageClass {
 /// How to reach the store. All of it has a default; AWS itself usually needs none of it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "switches, as people write them")]
 pub struct StoreConfig {
     /// Address of an S3 server other than AWS, such as `https://s3.example.com`. Without it the
     /// SDK's own settings count (`AWS_ENDPOINT_URL`, the profile).

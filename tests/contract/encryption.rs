@@ -303,7 +303,8 @@ fn answer(request: &str) -> String {
     for line in head_of_request.lines() {
         let told = line.starts_with("x-amz-server-side-encryption");
         if told && !line.starts_with("x-amz-server-side-encryption-customer-key:") {
-            more += &format!("{line}\r\n");
+            more.push_str(line);
+            more.push_str("\r\n");
         }
     }
     let line = head_of_request.lines().next().unwrap();

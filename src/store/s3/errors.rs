@@ -95,6 +95,13 @@ impl Failure {
             let said = "the server wants a certificate of ours; name one as client_certificate in \
                         [store]";
             (StoreFault::Untrusted, said.to_owned())
+        } else if whole.contains("handshakefailure") {
+            // So OpenSSL asks for one in TLS 1.2.
+            let said = format!(
+                "the server refuses the TLS handshake: {cause}; if it wants a certificate of ours, \
+                 name one as client_certificate in [store]"
+            );
+            (StoreFault::Untrusted, said)
         } else if whole.contains("protocolversion") || whole.contains("peer is incompatible") {
             let said = format!(
                 "the server does not speak TLS 1.2 or 1.3: {cause}; nothing older is used: update it"
