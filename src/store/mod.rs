@@ -45,7 +45,7 @@ pub use probe::{ProbeError, ProbeReport, probe};
 pub use rate::Rate;
 pub use rewrite::{RewriteError, RewriteProgress, Rewritten, rewrite};
 pub use s3::{S3Config, S3Store};
-pub use sealed::SealedStore;
+pub use sealed::{LoadKeys, SealedStore};
 pub use sentence::sentence;
 pub use slatedb::object_store;
 pub use trouble::Trouble;
