@@ -87,6 +87,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ("aws-config", &["store/", "keys/kms"]),
     ("aws-sdk-s3", &["store/", "bucket/"]),
     ("aws-smithy-http-client", &["store/"]),
+    ("aws-smithy-runtime-api", &["store/s3/tls.rs"]),
+    ("hyper-rustls", &["store/s3/tls.rs"]),
+    ("hyper-util", &["store/s3/tls.rs"]),
+    ("rustls-native-certs", &["store/s3/tls.rs"]),
+    // What SSE-C names keys by; protects nothing.
+    ("md5", &["store/s3/encryption.rs"]),
     ("aws-types", &["store/"]),
     ("http", &["store/"]),
     ("http-body", &["store/"]),
@@ -101,7 +107,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("zstd", &["data/"]),
     ("fuser", &["fuse/"]),
     // Settings and commands.
-    ("toml", &["cli/", "config/", "store/config.rs"]),
+    (
+        "toml",
+        &["cli/", "config/", "store/config.rs", "store/encryption.rs", "store/s3/encryption.rs"],
+    ),
     ("humantime", &["cli/", "config/", "store/config.rs"]),
     ("bytesize", &["cli/", "config/"]),
     ("clap", &["cli/"]),

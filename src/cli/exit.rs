@@ -9,7 +9,7 @@ use crate::fs::FsError;
 use crate::fuse::FuseError;
 use crate::keys::{KeyError, KmsError};
 use crate::meta::MetaError;
-use crate::store::{self, ProbeError, StoreFault};
+use crate::store::{self, ProbeError, RewriteError, StoreFault};
 use crate::volume::{LeaseError, ObjectError, VolumeError};
 
 /// How a command ended.
@@ -132,6 +132,7 @@ fn daemon_exit(error: &DaemonError) -> Exit {
         DaemonError::Lease { source, .. } => lease_exit(source),
         DaemonError::Meta { source, .. } => meta_exit(source),
         DaemonError::Fs(error) => fs_exit(error),
+        DaemonError::Rewrite { source, .. } => rewrite_exit(source),
         DaemonError::Check(error) => kind_exit(error.kind()),
         DaemonError::Fuse(error) => fuse_exit(error),
         DaemonError::AlreadyMounted { .. } => Exit::Mountpoint,
@@ -220,6 +221,13 @@ fn probe_exit(error: &ProbeError) -> Exit {
     error.fault().map_or(Exit::Unreachable, fault_exit)
 }
 
+fn rewrite_exit(error: &RewriteError) -> Exit {
+    match error {
+        RewriteError::Contended { .. } => Exit::Failure,
+        error => error.fault().map_or(Exit::Unreachable, fault_exit),
+    }
+}
+
 fn meta_exit(error: &MetaError) -> Exit {
     match error.kind() {
         // Another writer opened it at the same moment.
@@ -231,7 +239,7 @@ fn meta_exit(error: &MetaError) -> Exit {
 fn fault_exit(fault: StoreFault) -> Exit {
     match fault {
         StoreFault::NoBucket => Exit::NoVolume,
-        StoreFault::Insecure => Exit::Config,
+        StoreFault::Insecure | StoreFault::Settings => Exit::Config,
         StoreFault::NotFound
         | StoreFault::AlreadyExists
         | StoreFault::Precondition
@@ -246,6 +254,7 @@ fn fault_exit(fault: StoreFault) -> Exit {
         | StoreFault::Full
         | StoreFault::Unsupported
         | StoreFault::Invalid
+        | StoreFault::NotEncrypted
         | StoreFault::Malformed => Exit::Unreachable,
     }
 }

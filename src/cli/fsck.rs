@@ -77,9 +77,9 @@ fn check(args: &Args) -> Result<Checked, Failure> {
     let config = &resolved.config;
     let checked = runtime()?.block_on(async {
         if args.repair {
-            daemon::mend(config, &secret, args.takeover).await
+            Box::pin(daemon::mend(config, &secret, args.takeover)).await
         } else {
-            daemon::check(config, &secret).await
+            Box::pin(daemon::check(config, &secret)).await
         }
     })?;
     Ok(checked)

@@ -2,6 +2,7 @@
 
 use super::options::ConfigArgs;
 use super::{Exit, Failure};
+use crate::config::Config;
 use crate::daemon;
 use crate::keys::{NewSlot, Purpose};
 
@@ -34,7 +35,20 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     println!(
         "keep the key safe, and a copy of it elsewhere: without it nobody can read the volume"
     );
+    if let Some(warning) = customer_key_warning(config) {
+        println!("{warning}");
+    }
     Ok(())
+}
+
+/// What must be known of a key that the server never keeps.
+pub(super) fn customer_key_warning(config: &Config) -> Option<String> {
+    let encryption = &config.store.server_side_encryption;
+    let file = encryption.key_file.as_ref()?.display();
+    Some(format!(
+        "keep {file} safe, too, and a copy of it elsewhere: the server never keeps this key (sse-c), \
+         and without it nobody can read the objects: losing it loses the data"
+    ))
 }
 
 /// A small runtime for a command that asks the store a few things.

@@ -21,6 +21,7 @@ mod mount;
 mod options;
 mod progress;
 mod rekey;
+mod rewrite;
 mod scrub;
 mod sheet;
 mod shell;
@@ -59,6 +60,7 @@ enum Command {
     Key(key::Args),
     Fsck(fsck::Args),
     Scrub(scrub::Args),
+    Rewrite(rewrite::Args),
     Doctor(doctor::Args),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
@@ -104,6 +106,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Key(args) => key::run(args),
         Command::Fsck(args) => fsck::run(&args),
         Command::Scrub(args) => scrub::run(&args),
+        Command::Rewrite(args) => rewrite::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => shell::completions::<Cli>(&args),
         Command::Man(args) => shell::man::<Cli>(&args),

@@ -100,6 +100,10 @@ impl ConfigArgs {
 fn make_absolute(config: &mut Config) -> std::io::Result<()> {
     let paths = [
         &mut config.store.ca_file,
+        &mut config.store.client_certificate,
+        &mut config.store.client_key,
+        &mut config.store.server_side_encryption.key_file,
+        &mut config.store.server_side_encryption.previous_key_file,
         &mut config.key.keyfile,
         &mut config.state.dir,
         &mut config.log.file,

@@ -93,10 +93,10 @@ impl RekeyBar {
     }
 }
 
-/// How far a scrub is, on a terminal.
-pub(super) struct ScrubBar(Option<ProgressBar>);
+/// How far a scrub or a rewrite is, on a terminal.
+pub(super) struct WorkBar(Option<ProgressBar>);
 
-impl ScrubBar {
+impl WorkBar {
     /// Shows nothing where nobody looks.
     pub(super) fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {

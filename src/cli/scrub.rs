@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::init::runtime;
 use super::options::{ConfigArgs, size_per_second};
-use super::progress::ScrubBar;
+use super::progress::WorkBar;
 use super::{Exit, Failure, date};
 use crate::check::{DamagedFile, DamagedObject, Fault, FaultyPack, Scrubbed};
 use crate::config::Size;
@@ -71,7 +71,7 @@ struct JsonFile<'a> {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let resolved = args.config.resolve_without_mount(args.volume.as_deref())?;
     let secret = resolved.key_source()?.secret(Purpose::Unlock)?;
-    let bar = ScrubBar::new();
+    let bar = WorkBar::new();
     let rate = args.rate.as_ref().map(|rate| rate.0);
     let show = |progress| bar.show(progress);
     let work = daemon::scrub(&resolved.config, &secret, rate, args.restart, &show);

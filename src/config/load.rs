@@ -14,10 +14,6 @@ use super::{Config, ConfigError, Log, config_home};
 /// Where every user's config is when none has one of their own.
 const SYSTEM_FILE: &str = "/etc/lidfs/config.toml";
 
-/// Tables inside a section: `LIDFS_KEY_KMS_REGION` is `key.kms.region`.
-const INNER_TABLES: [(&str, &str, &[&str]); 1] =
-    [("key", "kms", &["region", "endpoint", "profile"])];
-
 /// Prefix of the variables that override a key: `LIDFS_STORE_ENDPOINT` is `store.endpoint`.
 const VARIABLE_PREFIX: &str = "LIDFS_";
 
@@ -99,6 +95,8 @@ pub fn load(request: &Request) -> Result<Loaded, ConfigError> {
     }
     let wrong =
         |place: &str, message| ConfigError::Value { message: format!("{place}: {message}") };
+    let refused = |message| ConfigError::Value { message };
+    config.store.check().map_err(refused)?;
     config.write.fs_config().check().map_err(|message| wrong("[write]", message))?;
     Log::check(&config.log.level).map_err(|message| wrong("log.level", message))?;
     Ok(Loaded { config, file: found.map(|(path, _)| path) })
@@ -176,9 +174,11 @@ fn variables(all: impl Iterator<Item = (String, String)>) -> Vec<Override> {
         .filter_map(|(name, value)| {
             let rest = name.strip_prefix(VARIABLE_PREFIX)?.to_lowercase();
             let (section, key) = rest.split_once('_')?;
-            let inner = INNER_TABLES.into_iter().find_map(|(outer, table, keys)| {
+            // A table in a section is one step more.
+            let inner = Config::TABLES.iter().find_map(|(outer, table, keys)| {
                 let key = key.strip_prefix(table)?.strip_prefix('_')?;
-                (outer == section && keys.contains(&key)).then(|| format!("{table}.{key}"))
+                let is_there = *outer == section && (keys.is_empty() || keys.contains(&key));
+                is_there.then(|| format!("{table}.{key}"))
             });
             let key = inner.unwrap_or_else(|| key.to_owned());
             Config::SECTIONS.contains(&section).then(|| Override::new(&name, section, &key, value))
@@ -195,9 +195,8 @@ fn apply(table: &mut Table, change: &Override) -> Result<Config, ConfigError> {
         key: format!("{}.{}", change.section, change.key),
         message: one_line(message),
     };
-    let (path, key) = place(change);
-    let section = section_of(table, &path).ok_or_else(|| wrong("is not a section"))?;
-    section.insert(key.to_owned(), Value::String(change.value.clone()));
+    set(table, change, Value::String(change.value.clone()))
+        .ok_or_else(|| wrong("is not a section"))?;
     match to_config(table) {
         Ok(config) => Ok(config),
         Err(error) => {
@@ -205,31 +204,24 @@ fn apply(table: &mut Table, change: &Override) -> Result<Config, ConfigError> {
             let literal = toml::from_str::<Table>(&format!("value = {}", change.value));
             let value = literal.ok().and_then(|mut table| table.remove("value"));
             let message = error.message().to_owned();
-            let (Some(value), Some(section)) = (value, section_of(table, &path)) else {
-                return Err(wrong(&message));
-            };
-            section.insert(key.to_owned(), value);
+            let Some(value) = value else { return Err(wrong(&message)) };
+            set(table, change, value).ok_or_else(|| wrong(&message))?;
             to_config(table).map_err(|error| wrong(error.message()))
         }
     }
 }
 
-/// The tables that a change is in, and the key there.
-fn place(change: &Override) -> (Vec<&str>, &str) {
-    match change.key.rsplit_once('.') {
-        Some((inner, key)) => {
-            (std::iter::once(change.section.as_str()).chain(inner.split('.')).collect(), key)
-        }
-        None => (vec![&change.section], &change.key),
+/// Puts `value` at its place; dots in the key lead into tables. `None` if one of them is none.
+fn set(table: &mut Table, change: &Override, value: Value) -> Option<()> {
+    let path = format!("{}.{}", change.section, change.key);
+    let (tables, key) = path.rsplit_once('.')?;
+    let mut at = table;
+    for name in tables.split('.') {
+        let inner = at.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        at = inner.as_table_mut()?;
     }
-}
-
-/// The table at `path`, made where there is none.
-fn section_of<'a>(table: &'a mut Table, path: &[&str]) -> Option<&'a mut Table> {
-    path.iter().try_fold(table, |table, name| {
-        let inner = table.entry(*name).or_insert_with(|| Value::Table(Table::new()));
-        inner.as_table_mut()
-    })
+    at.insert(key.to_owned(), value);
+    Some(())
 }
 
 fn to_config(table: &Table) -> Result<Config, toml::de::Error> {
@@ -309,6 +301,22 @@ mod tests {
         let change = Override::new("LIDFS_LOG_COLOR", "log", "color", "red");
         let text = apply(&mut table, &change).unwrap_err().to_string();
         assert!(text.starts_with("LIDFS_LOG_COLOR: log.color: unknown field `color`"), "{text}");
+    }
+
+    #[test]
+    fn keys_of_a_table_in_a_section_can_be_overridden_too() {
+        let name = "LIDFS_STORE_SERVER_SIDE_ENCRYPTION_BUCKET_KEY";
+        let found = variables([(name.to_owned(), "true".to_owned())].into_iter());
+        let key = "server_side_encryption.bucket_key";
+        assert_eq!(found, [Override::new(name, "store", key, "true")]);
+        let mut table = Table::new();
+        let config = apply(&mut table, &found[0]).unwrap();
+        assert_eq!(config.store.server_side_encryption.bucket_key, Some(true));
+        let key = "server_side_encryption.encryption_context.drive";
+        let config = apply(&mut table, &Override::new("-o", "store", key, "work")).unwrap();
+        let encryption = config.store.server_side_encryption;
+        assert_eq!(encryption.encryption_context["drive"], "work");
+        assert_eq!(encryption.bucket_key, Some(true));
     }
 
     #[test]

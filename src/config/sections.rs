@@ -49,6 +49,13 @@ impl Config {
     pub const SECTIONS: [&str; 9] =
         ["volume", "store", "key", "cache", "state", "write", "gc", "mount", "log"];
 
+    /// Sections that have a table of their own, its name, and its keys where not every name is one of
+    /// them: `LIDFS_KEY_KMS_REGION` is `key.kms.region`, and `LIDFS_KEY_KMS_KEY` is `key.kms_key`.
+    pub const TABLES: [(&str, &str, &[&str]); 2] = [
+        ("store", "server_side_encryption", &[]),
+        ("key", "kms", &["region", "endpoint", "profile"]),
+    ];
+
     /// The volume's address.
     ///
     /// # Errors
@@ -427,7 +434,14 @@ mod tests {
         assert!(config.state.dir.is_some() && config.log.file.is_some());
         assert!(config.write.quota.is_some());
         assert!(config.mount.uid.is_some() && config.mount.gid.is_some());
+        let encryption = config.store.server_side_encryption;
+        assert!(encryption.key_file.is_some() && encryption.previous_key_file.is_some());
+        assert!(encryption.kms_key_id.is_some() && encryption.bucket_key.is_some());
+        assert!(!encryption.encryption_context.is_empty());
+        let StoreConfig { client_certificate, client_key, storage_class, .. } = config.store;
+        assert!(client_certificate.is_some() && client_key.is_some() && storage_class.is_some());
         let StoreConfig { endpoint, region, profile, path_style, ca_file, .. } = config.store;
+        assert!(config.store.expected_bucket_owner.is_some());
         assert!(endpoint.is_some() && region.is_some() && profile.is_some());
         assert!(path_style.is_some() && ca_file.is_some());
         let keys::Config { keyfile, passphrase_command, recovery_command, kms_key, kms } =

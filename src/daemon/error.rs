@@ -11,7 +11,7 @@ use crate::fs::FsError;
 use crate::fuse::FuseError;
 use crate::keys::KeyError;
 use crate::meta::MetaError;
-use crate::store::{OpenError, ProbeError, StoreUrl};
+use crate::store::{OpenError, ProbeError, RewriteError, StoreUrl};
 use crate::volume::{LeaseError, PinError, VolumeError};
 
 /// Why a volume could not be mounted, or did not end well.
@@ -65,6 +65,14 @@ pub enum DaemonError {
     /// Its content cannot be read or written.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Not every object could be written anew.
+    #[error("{url}: {source}")]
+    Rewrite {
+        /// Which volume.
+        url: StoreUrl,
+        /// Why.
+        source: RewriteError,
+    },
     /// A check did not come to its end.
     #[error(transparent)]
     Check(#[from] CheckError),
@@ -121,6 +129,7 @@ impl DaemonError {
             Self::Lease { source, .. } => source.kind(),
             Self::Meta { source, .. } => source.kind(),
             Self::Data(error) => error.kind(),
+            Self::Rewrite { source, .. } => source.kind(),
             Self::Check(error) => error.kind(),
             Self::Fs(error) => error.kind(),
             Self::Fuse(error) => error.kind(),

@@ -31,7 +31,7 @@ pub(super) fn start(config: &Log, file: Option<&Path>) -> io::Result<()> {
         io::Error::new(io::ErrorKind::InvalidInput, message)
     };
     Log::check(&level).map_err(wrong)?;
-    let filter = EnvFilter::try_new(&level).map_err(|error| wrong(error.to_string()))?;
+    let filter = EnvFilter::try_new(quiet(&level)).map_err(|error| wrong(error.to_string()))?;
     let writer = match file {
         Some(path) => Output::File(Mutex::new(LogFile::open(path)?)),
         None => Output::Terminal,
@@ -45,6 +45,15 @@ pub(super) fn start(config: &Log, file: Option<&Path>) -> io::Result<()> {
         LogFormat::Json => builder.json().try_init(),
     };
     Ok(())
+}
+
+/// Crates of the AWS SDK tell at INFO with which credentials they work. They are kept at WARN, unless
+/// the filter names them (`aws_config=info`) or wants even less.
+fn quiet(level: &str) -> String {
+    let is_all = |part: &str| {
+        ["info", "debug", "trace"].iter().any(|level| part.trim().eq_ignore_ascii_case(level))
+    };
+    if level.split(',').any(is_all) { format!("aws=warn,{level}") } else { level.to_owned() }
 }
 
 /// From now on every panic of this process is logged and sets the returned flag.
@@ -130,6 +139,37 @@ impl LogFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a log with this filter shows of an AWS crate and of ours.
+    fn shown(level: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let writer = Output::File(Mutex::new(LogFile::open(&path).unwrap()));
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::try_new(quiet(level)).unwrap())
+            .with_writer(writer)
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            tracing::info!(target: "aws_config::profile::credentials", "loaded AKIDEXAMPLE");
+            tracing::warn!(target: "aws_smithy_runtime", "sdk warning");
+            tracing::info!(target: "lidfs::daemon", "ours");
+        });
+        fs::read_to_string(&path).unwrap()
+    }
+
+    #[test]
+    fn credentials_that_the_sdk_tells_of_are_not_logged_unless_asked_for() {
+        for level in ["info", "DEBUG", "trace", "info,lidfs::store=debug", "lidfs=debug,info"] {
+            let log = shown(level);
+            assert!(!log.contains("AKIDEXAMPLE"), "{level}: {log}");
+            assert!(log.contains("sdk warning") && log.contains("ours"), "{level}: {log}");
+        }
+        assert!(shown("info,aws_config=info").contains("AKIDEXAMPLE"));
+        assert!(shown("aws=debug,info").contains("AKIDEXAMPLE"));
+        let log = shown("error");
+        assert!(!log.contains("sdk warning") && !log.contains("ours"), "{log}");
+    }
 
     #[test]
     fn a_log_file_that_is_full_starts_over_and_keeps_the_last_one() {

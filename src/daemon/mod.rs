@@ -16,6 +16,7 @@ mod assemble;
 mod background;
 mod check;
 mod control;
+mod customer_key;
 mod error;
 mod finish;
 mod keepers;
@@ -25,6 +26,7 @@ mod open;
 mod pages;
 mod place;
 mod registry;
+mod rewrite;
 mod serve;
 mod shared;
 mod signals;
@@ -38,6 +40,7 @@ pub use error::DaemonError;
 pub use open::{Storage, create, open_storage, open_volume};
 pub use place::{FILE_SYSTEM_TYPE, canonical};
 pub use registry::{Entry, all, find};
+pub use rewrite::rewrite;
 pub use serve::{Plan, run};
 pub use status::{
     ByteCounts, CacheStatus, HealthState, HealthStatus, RequestCounts, SCHEMA, SpaceStatus, Status,

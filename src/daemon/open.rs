@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use super::customer_key::customer_keys;
 use super::{DaemonError, disable_core_dumps};
 use crate::base::{Clock, CommitNumber, SystemClock};
 use crate::config::{Config, effective_gid, effective_uid};
@@ -13,7 +14,9 @@ use crate::keys::{NewSlot, Secret};
 use crate::meta::{MetaError, MetaStore, SlateMeta, SlateOptions};
 use crate::store::measured::StoreMeter;
 use crate::store::object_store::ObjectStore;
-use crate::store::{self, MeasuredStore, OpenStore, ProbeReport, SealedStore, StoreUrl, Trouble};
+use crate::store::{
+    self, MeasuredStore, OpenError, OpenStore, ProbeReport, SealedStore, StoreUrl, Trouble,
+};
 use crate::volume::{FreshnessPins, Pin, PinError, Volume, VolumeError};
 
 /// A volume's place: its store, counted, and what this machine remembers of it.
@@ -33,13 +36,16 @@ pub struct Storage {
     single_machine: bool,
 }
 
-/// Opens the store that the configuration names; asks it nothing yet.
+/// Opens the store that the configuration names, with the keys of its own encryption; asks it
+/// nothing yet.
 ///
 /// # Errors
 /// [`DaemonError::Config`], [`DaemonError::Open`].
 pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
     let url = config.url()?.clone();
-    let OpenStore { store, trouble } = store::open(&url, &config.store).await?;
+    let keys = customer_keys(&config.store.server_side_encryption)
+        .map_err(|source| OpenError { url: url.clone(), source })?;
+    let OpenStore { store, trouble } = Box::pin(store::open(&url, &config.store, keys)).await?;
     let store = MeasuredStore::new(store);
     let meter = store.meter();
     // The same bucket name at another server is another place.

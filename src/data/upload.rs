@@ -7,7 +7,8 @@ use tokio::sync::Semaphore;
 
 use super::DataError;
 use super::pack::BuiltPack;
-use crate::store::object_store::{ObjectStore, ObjectStoreExt as _};
+use crate::store::Bulk;
+use crate::store::object_store::{ObjectStore, PutOptions};
 
 /// What an [`Uploader`] did since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,7 +77,9 @@ impl Uploader {
         let _in_flight = InFlight::new(&self.in_flight_bytes, len);
         // Never closed; if it were, uploads would only be unbounded.
         let _turn = self.parallel.acquire().await.ok();
-        match self.store.put(&pack.path, pack.body.clone()).await {
+        let mut options = PutOptions::default();
+        options.extensions.insert(Bulk);
+        match self.store.put_opts(&pack.path, pack.body.clone(), options).await {
             Ok(_) => {
                 self.packs.fetch_add(1, Relaxed);
                 self.bytes.fetch_add(len, Relaxed);

@@ -44,6 +44,10 @@ pub enum StoreFault {
     Unsupported,
     /// The request cannot be met as it is, such as a range past the end.
     Invalid,
+    /// Settings that contradict each other, or name what is not usable.
+    Settings,
+    /// A write landed without the store's own encryption that was asked for.
+    NotEncrypted,
     /// The answer contradicts itself or the request.
     Malformed,
 }
@@ -72,7 +76,9 @@ impl StoreFault {
             | Self::ClockSkew
             | Self::Insecure
             | Self::Unsupported
-            | Self::Invalid => ErrorKind::Invalid,
+            | Self::Invalid
+            | Self::Settings
+            | Self::NotEncrypted => ErrorKind::Invalid,
         }
     }
 }
@@ -135,6 +141,8 @@ impl StoreError {
             | StoreFault::Unavailable
             | StoreFault::Full
             | StoreFault::Invalid
+            | StoreFault::Settings
+            | StoreFault::NotEncrypted
             | StoreFault::Malformed => E::Generic { store, source },
         }
     }

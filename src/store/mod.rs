@@ -19,6 +19,7 @@
 //! condition for a write of its own that did land.
 
 mod config;
+mod encryption;
 mod fault;
 pub mod faulty;
 mod local;
@@ -26,13 +27,15 @@ pub mod measured;
 mod open;
 pub mod probe;
 mod rate;
+mod rewrite;
 pub mod s3;
 pub mod sealed;
 mod sentence;
 mod trouble;
 mod url;
 
-pub use config::StoreConfig;
+pub use config::{PackStorageClass, StoreConfig};
+pub use encryption::{CustomerKeys, Encrypted, EncryptionMode, ServerSideEncryption};
 pub use fault::{StoreError, StoreFault, classify, explain, find};
 pub use faulty::FaultyStore;
 pub use local::LocalStore;
@@ -40,9 +43,15 @@ pub use measured::MeasuredStore;
 pub use open::{OpenError, OpenStore, open};
 pub use probe::{ProbeError, ProbeReport, probe};
 pub use rate::Rate;
+pub use rewrite::{RewriteError, RewriteProgress, Rewritten, rewrite};
 pub use s3::{S3Config, S3Store};
 pub use sealed::{LoadKeys, SealedStore};
 pub use sentence::sentence;
 pub use slatedb::object_store;
 pub use trouble::Trouble;
 pub use url::{StoreUrl, UrlError};
+
+/// In the extensions of a put: the object is large, never changes, and is read seldom. It may lie
+/// in the storage class that is set for such objects; all others stay in the default one.
+#[derive(Debug, Clone, Copy)]
+pub struct Bulk;

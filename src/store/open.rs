@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use crate::base::ErrorKind;
 use crate::store::object_store::{ObjectStore, prefix::PrefixStore};
-use crate::store::{LocalStore, S3Config, S3Store, StoreConfig, StoreError, StoreUrl, Trouble};
+use crate::store::{
+    CustomerKeys, EncryptionMode, LocalStore, S3Config, S3Store, StoreConfig, StoreError,
+    StoreFault, StoreUrl, Trouble,
+};
 
 /// Why a store could not be opened. Nothing has been sent when this is returned.
 #[derive(Debug, thiserror::Error)]
@@ -34,20 +37,32 @@ pub struct OpenStore {
 
 /// Opens the store at `url`.
 ///
-/// For S3 this only reads local configuration; the first request is the first contact.
+/// For S3 this only reads local configuration; the first request is the first contact. `keys` are
+/// those of `[store.server_side_encryption]`.
 ///
 /// # Errors
-/// An impossible configuration, plain http to another machine, an unreadable `ca_file`, or a
+/// A contradictory configuration, plain http to another machine, an unreadable `ca_file`, or a
 /// local directory that cannot be created or used.
-pub async fn open(url: &StoreUrl, config: &StoreConfig) -> Result<OpenStore, OpenError> {
+pub async fn open(
+    url: &StoreUrl,
+    config: &StoreConfig,
+    keys: CustomerKeys,
+) -> Result<OpenStore, OpenError> {
     let fail = |source| OpenError { url: url.clone(), source };
     match url {
+        StoreUrl::File { .. } if config.server_side_encryption.mode != EncryptionMode::None => {
+            let text = "a directory has no server-side encryption; set mode = \"none\" in \
+                        [store.server_side_encryption]";
+            Err(fail(StoreError::new(StoreFault::Settings, text)))
+        }
         StoreUrl::File { dir } => {
             let store = Arc::new(LocalStore::open(dir).map_err(fail)?);
             Ok(OpenStore { store, trouble: Arc::default() })
         }
         StoreUrl::S3 { bucket, prefix } => {
-            let s3 = S3Store::connect(S3Config::new(bucket, config)).await.map_err(fail)?;
+            let s3 = S3Store::connect(S3Config { keys, ..S3Config::new(bucket, config) })
+                .await
+                .map_err(fail)?;
             let trouble = s3.trouble();
             let store: Arc<dyn ObjectStore> = if prefix.is_empty() {
                 Arc::new(s3)

@@ -67,6 +67,12 @@ pub enum ProbeError {
          machine will ever mount this volume, set single_machine = true in [store]"
     )]
     NoMetadata,
+    /// It takes writes without the encryption of its own that was asked for.
+    #[error("the store does not encrypt as the configuration asks: {}", explain(.source))]
+    NotEncrypted {
+        /// What was asked, and what it answers.
+        source: object_store::Error,
+    },
     /// What was written does not come back, or does not appear in a listing.
     #[error("the store does not show at once what was written ({what}); use another store")]
     NotConsistent {
@@ -79,7 +85,7 @@ impl ProbeError {
     /// What the caller does next.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Store { source, .. } => classify(source).kind(),
+            Self::Store { source, .. } | Self::NotEncrypted { source } => classify(source).kind(),
             Self::NoConditionalCreate | Self::NoMetadata | Self::NotConsistent { .. } => {
                 ErrorKind::Invalid
             }
@@ -89,7 +95,7 @@ impl ProbeError {
     /// What the store's own error was, if it was one.
     pub fn fault(&self) -> Option<StoreFault> {
         match self {
-            Self::Store { source, .. } => Some(classify(source)),
+            Self::Store { source, .. } | Self::NotEncrypted { source } => Some(classify(source)),
             _ => None,
         }
     }
@@ -242,7 +248,10 @@ fn is_refusal(error: &object_store::Error) -> bool {
 }
 
 fn at(step: &'static str) -> impl Fn(object_store::Error) -> ProbeError {
-    move |source| ProbeError::Store { step, source }
+    move |source| match classify(&source) {
+        StoreFault::NotEncrypted => ProbeError::NotEncrypted { source },
+        _ => ProbeError::Store { step, source },
+    }
 }
 
 /// 32 hexadecimal digits taken from random bytes: as opaque as they are.
@@ -294,6 +303,16 @@ mod tests {
         store.faults().add(refuse());
         store.faults().ignore_conditions(true);
         assert!(matches!(probe(&store, false).await.unwrap_err(), ProbeError::NoConditionalCreate));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_encrypt_as_asked_is_refused_and_left_clean() {
+        let store = FaultyStore::new(InMemory::new());
+        store.faults().add(Rule::always(Fault::Fail(StoreFault::NotEncrypted)).on(Op::Put));
+        let error = probe(&store, true).await.unwrap_err();
+        assert!(matches!(error, ProbeError::NotEncrypted { .. }), "{error}");
+        assert!(error.to_string().starts_with("the store does not encrypt as the configuration"));
+        assert!(store.list(None).try_collect::<Vec<_>>().await.unwrap().is_empty());
     }
 
     #[tokio::test]

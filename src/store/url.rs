@@ -12,7 +12,7 @@ use crate::store::object_store::path::Path as ObjectPath;
 pub enum StoreUrl {
     /// Objects of a bucket whose keys begin with `prefix/`, or all of them if it is empty.
     S3 {
-        /// Name of the bucket, or alias of an access point.
+        /// Name of the bucket, or alias or ARN of an access point.
         bucket: String,
         /// Without slashes at either end.
         prefix: String,
@@ -44,6 +44,15 @@ pub enum UrlError {
         url: String,
         /// The part taken for the bucket.
         bucket: String,
+    },
+    /// An ARN that is not of an access point.
+    #[error(
+        "{url}: not the ARN of an access point; write \
+         s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/prefix, or s3://bucket/prefix"
+    )]
+    Arn {
+        /// What was given.
+        url: String,
     },
     /// A prefix that object keys cannot have.
     #[error("{url}: {reason}; use plain names separated by single slashes")]
@@ -83,6 +92,40 @@ fn is_bucket_name(name: &str) -> bool {
         && name.bytes().next_back().is_some_and(|b| b.is_ascii_alphanumeric())
 }
 
+/// The ARN of an access point at the beginning, which has one slash of its own, or two where it is
+/// on an Outpost, and what follows. `None` if it is something else.
+///
+/// ```text
+/// arn:aws:s3:eu-west-1:123456789012:accesspoint/name
+/// arn:aws:s3::123456789012:accesspoint/alias.mrap
+/// arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/name
+/// ```
+fn split_arn(text: &str) -> Option<(&str, &str)> {
+    let parts: Vec<_> = text.splitn(6, ':').collect();
+    let &["arn", partition, service, region, account, resource] = parts.as_slice() else {
+        return None;
+    };
+    let is_word = |word: &str| {
+        word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    let is_account = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
+    let head = match service {
+        "s3" => resource.strip_prefix("accesspoint/")?,
+        "s3-outposts" => {
+            let (outpost, rest) = resource.strip_prefix("outpost/")?.split_once('/')?;
+            is_word(outpost).then_some(rest)?.strip_prefix("accesspoint/")?
+        }
+        _ => return None,
+    };
+    let name = head.split('/').next().unwrap_or_default();
+    let is_known = partition.starts_with("aws") && is_word(partition) && is_word(region);
+    if !(is_known && is_account && is_bucket_name(name)) {
+        return None;
+    }
+    let end = text.len() - head.len() + name.len();
+    Some((&text[..end], text[end..].strip_prefix('/').unwrap_or_default()))
+}
+
 impl FromStr for StoreUrl {
     type Err = UrlError;
 
@@ -92,8 +135,13 @@ impl FromStr for StoreUrl {
             if rest.contains(['?', '#']) {
                 return Err(UrlError::Options { url: given() });
             }
-            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            if !is_bucket_name(bucket) {
+            let is_arn = rest.starts_with("arn:");
+            let (bucket, prefix) = if is_arn {
+                split_arn(rest).ok_or_else(|| UrlError::Arn { url: given() })?
+            } else {
+                rest.split_once('/').unwrap_or((rest, ""))
+            };
+            if !is_arn && !is_bucket_name(bucket) {
                 return Err(UrlError::Bucket { url: given(), bucket: bucket.to_owned() });
             }
             let prefix = prefix.trim_end_matches('/');
@@ -164,6 +212,36 @@ mod tests {
             ("file:///srv//drive/", "file:///srv/drive"),
         ] {
             assert_eq!(url.parse::<StoreUrl>().unwrap().to_string(), same);
+        }
+    }
+
+    #[test]
+    fn access_points_are_buckets_with_slashes_in_their_names() {
+        for (bucket, prefix) in [
+            ("arn:aws:s3:eu-west-1:123456789012:accesspoint/name", ""),
+            ("arn:aws:s3:eu-west-1:123456789012:accesspoint/name", "a/b"),
+            ("arn:aws-cn:s3:cn-north-1:123456789012:accesspoint/name", "a"),
+            ("arn:aws:s3::123456789012:accesspoint/mfzwi23gnjvgw.mrap", "a"),
+            ("arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/name", "a/b"),
+            ("name-abc123xyz-s3alias", "a"),
+        ] {
+            let url = format!("s3://{bucket}/{prefix}");
+            let url = url.trim_end_matches('/');
+            let parsed = url.parse::<StoreUrl>().unwrap();
+            assert_eq!(parsed.to_string(), url);
+            let (bucket, prefix) = (bucket.to_owned(), prefix.to_owned());
+            assert_eq!(parsed, StoreUrl::S3 { bucket, prefix });
+        }
+        for arn in [
+            "arn:aws:s3:eu-west-1:123456789012:bucket/name",
+            "arn:aws:s3:eu-west-1:1:accesspoint/name",
+            "arn:aws:s3:eu-west-1:123456789012:accesspoint/",
+            "arn:aws:s3-object-lambda:eu-west-1:123456789012:accesspoint/name",
+            "arn:aws:s3:::name",
+            "arn:",
+        ] {
+            let error = format!("s3://{arn}/prefix").parse::<StoreUrl>().unwrap_err();
+            assert!(matches!(error, UrlError::Arn { .. }), "{error}");
         }
     }
 

@@ -37,7 +37,7 @@ fn stay(expects: &'static str, answer: impl Into<String>) -> Exchange {
     Exchange { expects, then: Then::Stay(answer.into()) }
 }
 
-fn head(status: &str, len: usize, more: &str) -> String {
+pub fn head(status: &str, len: usize, more: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\nContent-Length: {len}\r\nLast-Modified: Sat, 21 Nov 2026 12:00:00 \
          GMT\r\nConnection: close\r\n{more}\r\n"
@@ -77,7 +77,7 @@ async fn scripted(script: Vec<Exchange>) -> (S3Store, Arc<Mutex<Vec<String>>>) {
     (S3Store::connect_with(config, loader("key", "secret")).await.unwrap(), wrong)
 }
 
-async fn read_request(connection: &mut TcpStream, with_body: bool) -> String {
+pub async fn read_request(connection: &mut TcpStream, with_body: bool) -> String {
     let mut request = Vec::new();
     loop {
         let mut buffer = [0; 4096];

@@ -7,8 +7,8 @@ use futures::TryStreamExt;
 use lidfs::store::object_store::path::Path;
 use lidfs::store::object_store::{Error, ObjectStore, ObjectStoreExt};
 use lidfs::store::{
-    LocalStore, OpenStore, S3Config, S3Store, StoreConfig, StoreFault, classify, explain, open,
-    probe,
+    CustomerKeys, LocalStore, OpenStore, S3Config, S3Store, StoreConfig, StoreFault, classify,
+    explain, open, probe,
 };
 
 use crate::support::servers::{Kind, Server, loader};
@@ -93,11 +93,13 @@ async fn plain_http_to_another_machine_is_refused_before_anything_is_sent() {
         endpoint: Some("http://s3.example.com".to_owned()),
         ..StoreConfig::default()
     };
-    let error = open(&"s3://bucket/prefix".parse().unwrap(), &config).await.unwrap_err();
+    let error = open(&"s3://bucket/prefix".parse().unwrap(), &config, CustomerKeys::default())
+        .await
+        .unwrap_err();
     assert_eq!(error.source.fault, StoreFault::Insecure);
     assert!(error.to_string().contains("allow_http = true"), "{error}");
     let config = StoreConfig { allow_http: true, ..config };
-    open(&"s3://bucket/prefix".parse().unwrap(), &config).await.unwrap();
+    open(&"s3://bucket/prefix".parse().unwrap(), &config, CustomerKeys::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -125,7 +127,7 @@ async fn a_bad_ca_file_is_refused_with_its_name() {
         }
         let config = S3Config::new("bucket", &config);
         let error = S3Store::connect_with(config, loader("a", "b")).await.unwrap_err();
-        assert_eq!(error.fault, StoreFault::Invalid);
+        assert_eq!(error.fault, StoreFault::Settings);
         assert!(error.to_string().contains("ca.pem"), "{content:?}: {error}");
     }
 }
@@ -179,7 +181,9 @@ async fn credentials_that_nobody_has_are_missed_with_advice() {
     let config =
         StoreConfig { endpoint: Some("http://127.0.0.1:9".to_owned()), ..StoreConfig::default() };
     let OpenStore { store, .. } =
-        open(&"s3://bucket/prefix".parse().unwrap(), &config).await.unwrap();
+        open(&"s3://bucket/prefix".parse().unwrap(), &config, CustomerKeys::default())
+            .await
+            .unwrap();
     let error = store.get(&Path::from("object")).await.unwrap_err();
     assert_refusal(&error, StoreFault::NoCredentials, &["AWS_ACCESS_KEY_ID", "profile"]);
 }

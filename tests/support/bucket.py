@@ -7,8 +7,12 @@
     bucket.py delete BUCKET KEY
     bucket.py dump BUCKET DIR                 every object into DIR, by key
     bucket.py load BUCKET DIR                 and back; objects that are not in DIR are deleted
+    bucket.py encryption BUCKET [KEYFILE]     key, tab, how the server says that it encrypts the object;
+                                              asked with this customer's key, and refused with a wrong one
 """
 
+import base64
+import hashlib
 import sys
 from pathlib import Path
 
@@ -50,7 +54,34 @@ def load(bucket, directory):
         put(bucket, key, file)
 
 
+def customer_key(file):
+    """The headers of a key that is in a file of 32 bytes, or in a keyfile."""
+    content = Path(file).read_bytes()
+    key = content if len(content) == 32 else base64.b64decode(content.split(b"\n")[1])
+    prefix = "x-amz-server-side-encryption-customer-"
+    return {
+        prefix + "algorithm": "AES256",
+        prefix + "key": base64.b64encode(key).decode(),
+        prefix + "key-md5": base64.b64encode(hashlib.md5(key).digest()).decode(),
+    }
+
+
+def encryption(bucket, file=None):
+    headers = customer_key(file) if file else {}
+    for key, _ in bucket.objects():
+        try:
+            found = bucket.server.exchange("HEAD", f"/{bucket.name}/{key}", headers=headers)[1]
+        except s3.S3Error:
+            print(f"{key}\trefused")
+            continue
+        name = "x-amz-server-side-encryption"
+        mode = "sse-c" if name + "-customer-algorithm" in found else found.get(name, "none")
+        kms_key = found.get(name + "-aws-kms-key-id")
+        print(f"{key}\t{mode}" + (f" {kms_key}" if kms_key else ""))
+
+
 COMMANDS = {
+    "encryption": encryption,
     "create": lambda bucket: bucket.create(),
     "remove": lambda bucket: bucket.remove(),
     "list": list_objects,

@@ -22,6 +22,8 @@ pub enum Kind {
     CephRgw,
     /// s3s-fs: quick, conditional writes are not atomic.
     S3sFs,
+    /// moto: keeps the headers of server-side encryption, and encrypts nothing.
+    Moto,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
         match self {
             Self::CephRgw => "ceph-rgw",
             Self::S3sFs => "s3s-fs",
+            Self::Moto => "moto",
         }
     }
 }
@@ -112,12 +115,18 @@ impl Server {
 
     /// A store on a new bucket.
     pub async fn new_bucket(&self) -> S3Store {
+        let bucket = self.new_bucket_name().await;
+        self.store(&bucket).await
+    }
+
+    /// A new bucket.
+    pub async fn new_bucket_name(&self) -> String {
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
         let count = BUCKETS.fetch_add(1, Ordering::Relaxed);
         let bucket = format!("test-{now}-{}-{count}", std::process::id());
         let store = self.store(&bucket).await;
         store.client().create_bucket().bucket(&bucket).send().await.unwrap();
-        store
+        bucket
     }
 }
 

@@ -1,7 +1,6 @@
 //! Configuration of the SDK client: where, as whom, over which connections.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -10,60 +9,84 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::ResponseChecksumValidation;
-use aws_smithy_http_client::Builder as HttpBuilder;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_types::service_config::ServiceConfigKey;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
-use crate::store::{StoreConfig, StoreError, StoreFault};
+use super::every_request::EveryRequest;
+use super::tls::{self, Pool};
+use crate::store::encryption::TABLE;
+use crate::store::{CustomerKeys, StoreConfig, StoreError, StoreFault};
 
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an unused connection is kept. Longer than the commit interval, so that a quiet mount
-/// does not pay a TLS handshake for each fsync.
-const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-/// Unused connections kept.
-const IDLE_CONNECTIONS_MAX: usize = 32;
+/// How connections are kept.
+const POOL: Pool = Pool {
+    connect_timeout: Duration::from_secs(5),
+    // Longer than the commit interval, so that a quiet mount does not pay a TLS handshake for each
+    // fsync.
+    idle_timeout: Duration::from_mins(1),
+    idle_max: 32,
+};
 /// Signing name where neither configuration nor environment has a region. S3-compatible servers
 /// mostly do not care, and AWS answers a wrong one with the right one.
 const REGION_DEFAULT: &str = "us-east-1";
 
 /// Where the bucket is and how to talk to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct S3Config {
-    /// Name of the bucket, or alias of an access point.
+    /// Name of the bucket, or alias or ARN of an access point.
     pub bucket: String,
-    /// See [`StoreConfig::endpoint`].
-    pub endpoint: Option<String>,
-    /// See [`StoreConfig::region`].
-    pub region: Option<String>,
-    /// See [`StoreConfig::profile`].
-    pub profile: Option<String>,
-    /// See [`StoreConfig::path_style`].
-    pub path_style: Option<bool>,
-    /// See [`StoreConfig::allow_http`].
-    pub allow_http: bool,
-    /// See [`StoreConfig::ca_file`].
-    pub ca_file: Option<PathBuf>,
-    /// See [`StoreConfig::deadline`].
-    pub deadline: Duration,
+    /// Everything else.
+    pub store: StoreConfig,
+    /// The keys of its `server_side_encryption`.
+    pub keys: CustomerKeys,
 }
 
 impl S3Config {
-    /// The S3 part of a `[store]` section.
+    /// The S3 part of a `[store]` section, without keys.
     pub fn new(bucket: &str, config: &StoreConfig) -> Self {
-        Self {
-            bucket: bucket.to_owned(),
-            endpoint: config.endpoint.clone(),
-            region: config.region.clone(),
-            profile: config.profile.clone(),
-            path_style: config.path_style,
-            allow_http: config.allow_http,
-            ca_file: config.ca_file.clone(),
-            deadline: config.deadline,
+        Self { bucket: bucket.to_owned(), store: config.clone(), keys: CustomerKeys::default() }
+    }
+
+    /// The path of a URL cannot hold an ARN.
+    fn has_arn(&self) -> bool {
+        self.bucket.starts_with("arn:")
+    }
+
+    /// What contradicts itself, before anything is sent anywhere.
+    fn check(&self) -> Result<(), StoreError> {
+        let settings = |text: String| StoreError::new(StoreFault::Settings, text);
+        self.store.check().map_err(settings)?;
+        for (key, is_set) in [
+            ("path_style = true", self.store.path_style == Some(true)),
+            ("accelerate", self.store.accelerate),
+        ] {
+            if is_set && self.has_arn() {
+                let text = format!("[store]: {key} does not go with an access point; leave it out");
+                return Err(settings(text));
+            }
         }
+        if self.store.accelerate && self.bucket.contains('.') {
+            let text = "[store]: accelerate does not go with a bucket that has a dot in its name";
+            return Err(settings(text.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Checks an endpoint before anything is sent to it; returns whether it uses TLS.
+    fn check_endpoint(&self, endpoint: &str) -> Result<bool, StoreError> {
+        let settings = |text: String| StoreError::new(StoreFault::Settings, text);
+        self.store.check_endpoint(Some(endpoint)).map_err(settings)?;
+        let is_tls = check_endpoint(endpoint, self.store.allow_http)?;
+        if !is_tls && (self.keys.current.is_some() || self.keys.previous.is_some()) {
+            let may = self.store.server_side_encryption.allow_http_on_loopback;
+            if !(may && check_endpoint(endpoint, false).is_ok()) {
+                let text = format!(
+                    "endpoint {endpoint}: sse-c sends its key with every request, so plain http is \
+                     refused; use https (tests against this machine: allow_http_on_loopback = true \
+                     in {TABLE})"
+                );
+                return Err(StoreError::new(StoreFault::Insecure, text));
+            }
+        }
+        Ok(is_tls)
     }
 }
 
@@ -83,46 +106,50 @@ pub(super) async fn build(
     loader: ConfigLoader,
 ) -> Result<(Client, Target), StoreError> {
     // Before the credential chain, which may itself ask the network.
-    if let Some(endpoint) = &config.endpoint {
-        check_endpoint(endpoint, config.allow_http)?;
+    config.check()?;
+    if let Some(endpoint) = &config.store.endpoint {
+        config.check_endpoint(endpoint)?;
     }
     let shared = load(config, loader).await?;
-    let endpoint = service_endpoint("S3", config.endpoint.as_deref(), &shared);
+    let endpoint = service_endpoint("S3", config.store.endpoint.as_deref(), &shared);
     let is_tls = match &endpoint {
-        Some(endpoint) => check_endpoint(endpoint, config.allow_http)?,
+        Some(endpoint) => config.check_endpoint(endpoint)?,
         None => true,
     };
     let region = shared.region().map_or(REGION_DEFAULT, Region::as_ref);
     let place = endpoint.clone().unwrap_or_else(|| format!("AWS {region}"));
     let mut builder = aws_sdk_s3::config::Builder::from(&shared)
         .region(Region::new(region.to_owned()))
-        .force_path_style(config.path_style.unwrap_or(endpoint.is_some()))
+        .force_path_style(
+            config.store.path_style.unwrap_or(endpoint.is_some() && !config.has_arn()),
+        )
+        // The ARN of an access point names the region it is in.
+        .use_arn_region(true)
+        .accelerate(config.store.accelerate)
         // Content is sealed and authenticated above; a CRC would find nothing more.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     if let Some(endpoint) = endpoint {
         builder = builder.endpoint_url(endpoint);
     }
+    // Left alone where not set: the profile may say so, too.
+    if config.store.fips {
+        builder = builder.use_fips(true);
+    }
+    if config.store.dual_stack {
+        builder = builder.use_dual_stack(true);
+    }
+    if let Some(headers) = EveryRequest::new(&config.store)? {
+        builder = builder.interceptor(headers);
+    }
     Ok((Client::from_conf(builder.build()), Target { place, is_tls }))
 }
 
 async fn load(config: &S3Config, loader: ConfigLoader) -> Result<SdkConfig, StoreError> {
-    let mut trust = TrustStore::default();
-    if let Some(file) = &config.ca_file {
-        trust = trust.with_pem_certificate(read_certificates(file)?);
-    }
-    let tls = TlsContext::builder().with_trust_store(trust).build().map_err(|error| {
-        StoreError::caused(StoreFault::Invalid, "TLS cannot be set up on this machine", error)
-    })?;
-    // TCP_NODELAY is this client's default; without it each small request waits 40 ms.
-    let http = HttpBuilder::new()
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-        .tls_provider(Provider::rustls(CryptoMode::AwsLc))
-        .tls_context(tls)
-        .build_https();
+    let S3Config { store: config, .. } = config;
+    let http = tls::http_client(config, &POOL)?;
     let mut loader = loader
         .http_client(http)
-        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
+        .timeout_config(TimeoutConfig::builder().connect_timeout(POOL.connect_timeout).build())
         // Retries and deadlines are our own (`retry`): the SDK's loop forgets the last cause when
         // its time is up, and its token bucket stops retrying early in a long outage.
         .retry_config(RetryConfig::disabled())
@@ -158,25 +185,6 @@ pub(crate) fn service_endpoint(
         .map(str::to_owned)
         .or_else(of_service)
         .or_else(|| shared.endpoint_url().map(str::to_owned))
-}
-
-/// Reads and checks a PEM file: the TLS library would panic on a bad one.
-fn read_certificates(file: &Path) -> Result<Vec<u8>, StoreError> {
-    let name = file.display();
-    let bad = |error: Box<dyn std::error::Error + Send + Sync>| {
-        let text = format!("ca_file {name}: {error}; name a readable PEM file of certificates");
-        StoreError::caused(StoreFault::Invalid, text, error)
-    };
-    let pem = std::fs::read(file).map_err(|error| bad(error.into()))?;
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| bad(error.to_string().into()))?;
-        roots.add(certificate).map_err(|error| bad(error.into()))?;
-    }
-    if roots.is_empty() {
-        return Err(bad("no certificate in it".into()));
-    }
-    Ok(pem)
 }
 
 /// Checks an endpoint before anything is sent to it; returns whether it uses TLS.

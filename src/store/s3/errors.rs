@@ -91,8 +91,28 @@ impl Failure {
             // What follows lists each source that the SDK has tried, in its own words, in many lines.
             let cause = cause.split(". Attempted:").next().unwrap_or(&cause);
             (StoreFault::NoCredentials, format!("no usable AWS credentials: {cause}"))
+        } else if whole.contains("certificaterequired") {
+            let said = "the server wants a certificate of ours; name one as client_certificate in \
+                        [store]";
+            (StoreFault::Untrusted, said.to_owned())
+        } else if whole.contains("handshakefailure") {
+            // So OpenSSL asks for one in TLS 1.2.
+            let said = format!(
+                "the server refuses the TLS handshake: {cause}; if it wants a certificate of ours, \
+                 name one as client_certificate in [store]"
+            );
+            (StoreFault::Untrusted, said)
+        } else if whole.contains("protocolversion") || whole.contains("peer is incompatible") {
+            let said = format!(
+                "the server does not speak TLS 1.2 or 1.3: {cause}; nothing older is used: update it"
+            );
+            (StoreFault::Untrusted, said)
         } else if whole.contains("certificate") {
-            (StoreFault::Untrusted, format!("the server's certificate is not trusted: {cause}"))
+            let said = format!(
+                "the server's certificate is not trusted: {cause}; if it is the right server, name \
+                 its authority's certificate in ca_file of [store]"
+            );
+            (StoreFault::Untrusted, said)
         } else {
             (StoreFault::Unavailable, cause)
         };
@@ -106,6 +126,11 @@ impl Failure {
             message,
             source: Some(source),
         }
+    }
+
+    /// Says more about what may be done.
+    pub fn advise(&mut self, text: &str) {
+        self.message = format!("{}; {text}", self.message.trim_end_matches('.'));
     }
 
     /// The error for the caller. `attempts` counts this one.
@@ -144,10 +169,7 @@ impl Failure {
                 "{place} refuses requests because this machine's clock is wrong ({said}); set the \
                  clock, or start a time service"
             ),
-            StoreFault::Untrusted => format!(
-                "{place}: {said}; if it is the right server, name its authority's certificate in \
-                 ca_file of [store]"
-            ),
+            StoreFault::Untrusted => format!("{place}: {said}"),
             StoreFault::Unavailable => format!(
                 "{object}: {place} does not serve the request ({said}; attempts: \
                  {attempts}); check the network and the endpoint in [store]"

@@ -19,11 +19,11 @@ use futures::stream::{BoxStream, StreamExt, try_unfold};
 use tokio::time::{sleep, timeout};
 
 use super::Inner;
+use super::encryption::{CustomerKey, encrypted, extensions, try_ways, with_customer_key};
 use super::retry::{backoff, malformed, run};
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
-    Attribute, Attributes, Extensions, GetOptions, GetRange, GetResult, GetResultPayload,
-    ObjectMeta, Result,
+    Attribute, Attributes, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, Result,
 };
 use crate::store::{StoreError, StoreFault};
 
@@ -57,7 +57,11 @@ pub(super) async fn get(
         .set_if_modified_since(options.if_modified_since.map(|at| SystemTime::from(at).into()))
         .set_if_unmodified_since(options.if_unmodified_since.map(|at| SystemTime::from(at).into()))
         .set_version_id(options.version.clone());
-    let outcome = run(store, || request.clone().send()).await;
+    let (outcome, way) = try_ways(store, |way| {
+        let request = with_customer_key!(request.clone(), way.as_ref());
+        async move { run(store, || request.clone().send()).await }
+    })
+    .await;
     if let (Err(failure), Some(GetRange::Suffix(_))) = (&outcome.result, &options.range)
         && failure.status == 416
     {
@@ -73,6 +77,7 @@ pub(super) async fn get(
         version: output.version_id().map(str::to_owned),
     };
     let attributes = attributes_of_get(&output);
+    let extensions = extensions(encrypted!(output));
     let body = Body {
         store: Arc::clone(store),
         key: key.to_owned(),
@@ -80,6 +85,7 @@ pub(super) async fn get(
         version: meta.version.clone(),
         left: range.clone(),
         stream: output.body,
+        way,
         resumes: 0,
         stuck: 0,
     };
@@ -88,7 +94,7 @@ pub(super) async fn get(
         meta,
         range,
         attributes,
-        extensions: Extensions::default(),
+        extensions,
     })
 }
 
@@ -110,7 +116,12 @@ pub(super) async fn head(
         .set_if_modified_since(options.if_modified_since.map(|at| SystemTime::from(at).into()))
         .set_if_unmodified_since(options.if_unmodified_since.map(|at| SystemTime::from(at).into()))
         .set_version_id(options.version);
-    let output = run(store, || request.clone().send()).await.into_result(store, key)?;
+    let (outcome, _) = try_ways(store, |way| {
+        let request = with_customer_key!(request.clone(), way.as_ref());
+        async move { run(store, || request.clone().send()).await }
+    })
+    .await;
+    let output = outcome.into_result(store, key)?;
     let size = output.content_length().and_then(|len| u64::try_from(len).ok());
     let size = size.ok_or_else(|| malformed(store, key, "HEAD without a length"))?;
     let range = match &options.range {
@@ -130,7 +141,7 @@ pub(super) async fn head(
         },
         range,
         attributes: attributes_of_head(&output),
-        extensions: Extensions::default(),
+        extensions: extensions(encrypted!(output)),
     })
 }
 
@@ -211,6 +222,8 @@ struct Body {
     version: Option<String>,
     left: Range<u64>,
     stream: ByteStream,
+    /// The key with which it came.
+    way: Option<CustomerKey>,
     resumes: u32,
     /// Those since the last bytes came.
     stuck: u32,
@@ -258,9 +271,7 @@ impl Body {
         }
         sleep(backoff(self.stuck)).await;
         let rest = GetRange::Bounded(self.left.clone());
-        let request = store
-            .client
-            .get_object()
+        let request = with_customer_key!(store.client.get_object(), self.way.as_ref())
             .bucket(&store.bucket)
             .key(key)
             .range(header(&rest))

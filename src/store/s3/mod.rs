@@ -20,13 +20,16 @@
 //!   the same `ETag`.
 
 mod client;
+mod encryption;
 mod errors;
+mod every_request;
 mod get;
 mod list;
 mod multipart;
 mod outgoing;
 mod put;
 mod retry;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,6 +45,7 @@ use futures::stream::BoxStream;
 pub use client::S3Config;
 // For what else the SDK talks to.
 pub(crate) use client::{check_endpoint, defaults as sdk_defaults, service_endpoint};
+use encryption::Encryption;
 pub(crate) use errors::{chain, innermost, one_line};
 
 use crate::store::object_store::path::Path;
@@ -49,7 +53,7 @@ use crate::store::object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use crate::store::{StoreError, Trouble};
+use crate::store::{PackStorageClass, StoreError, Trouble};
 
 /// A bucket as an object store. Cheap to clone; clones share the connections.
 #[derive(Clone)]
@@ -68,14 +72,17 @@ struct Inner {
     /// Set once the server is seen to compare `If-Match` with the quotes included (Ceph RGW 16).
     wants_bare_etags: AtomicBool,
     trouble: Arc<Trouble>,
+    encryption: Encryption,
+    /// Of objects that are marked as [`Bulk`](crate::store::Bulk).
+    bulk_class: Option<PackStorageClass>,
 }
 
 impl S3Store {
     /// Reads the SDK's configuration and prepares a client. Sends nothing to the store.
     ///
     /// # Errors
-    /// Plain http to another machine without `allow_http`; an endpoint that is no URL; an
-    /// unreadable `ca_file`.
+    /// Settings that contradict each other; plain http to another machine without `allow_http`, or
+    /// with a customer's key; an endpoint that is no URL; unreadable certificates.
     pub async fn connect(config: S3Config) -> Result<Self, StoreError> {
         Self::connect_with(config, client::defaults()).await
     }
@@ -85,16 +92,19 @@ impl S3Store {
     /// # Errors
     /// The same.
     pub async fn connect_with(config: S3Config, loader: ConfigLoader) -> Result<Self, StoreError> {
+        let encryption = Encryption::new(&config.store.server_side_encryption, &config.keys)?;
         let (client, target) = client::build(&config, loader).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
                 bucket: config.bucket,
                 place: target.place,
-                deadline: config.deadline,
+                deadline: config.store.deadline,
                 is_tls: target.is_tls,
                 wants_bare_etags: AtomicBool::new(false),
                 trouble: Arc::default(),
+                encryption,
+                bulk_class: config.store.storage_class,
             }),
         })
     }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 
+use super::encryption::{encrypted, with_customer_key, with_encryption};
 use super::put::Headers;
 use super::retry::{malformed, run, upload};
 use super::{Inner, get};
@@ -21,11 +22,9 @@ pub(super) async fn start(
     location: &Path,
     opts: PutMultipartOptions,
 ) -> Result<Box<dyn MultipartUpload>> {
-    let headers = Headers::new(&opts.attributes)?;
+    let headers = Headers::new(store, &opts.attributes, &opts.extensions)?;
     let tags = opts.tags.encoded();
-    let request = store
-        .client
-        .create_multipart_upload()
+    let request = with_encryption!(store.client.create_multipart_upload(), store)
         .bucket(&store.bucket)
         .key(location.as_ref())
         // Said outright, because the parts carry one and AWS wants to know which.
@@ -40,6 +39,8 @@ pub(super) async fn start(
         .set_tagging((!tags.is_empty()).then(|| tags.to_owned()));
     let outcome = run(store, || request.clone().send()).await;
     let output = outcome.into_result(store, location.as_ref())?;
+    // Before any part of it is sent.
+    store.encryption.check(store, location.as_ref(), encrypted!(output))?;
     let Some(id) = output.upload_id else {
         return Err(malformed(store, location.as_ref(), "an upload without its id"));
     };
@@ -103,10 +104,9 @@ impl MultipartUpload for Upload {
             let text = format!("{key}: upload completed before all its parts were stored");
             return Err(StoreError::new(StoreFault::Invalid, text).into_object_store("S3", key));
         }
-        let request = self
-            .store
-            .client
-            .complete_multipart_upload()
+        // With the customer's key, because the parts carry checksums.
+        let complete = self.store.client.complete_multipart_upload();
+        let request = with_customer_key!(complete, self.store.encryption.customer_key())
             .bucket(&self.store.bucket)
             .key(key)
             .upload_id(&self.id)
@@ -171,9 +171,8 @@ impl Part {
     async fn send(self) -> Result<CompletedPart> {
         let Self { store, key, id, number, body } = self;
         let outcome = upload(&store, &body, |outgoing| {
-            let request = store
-                .client
-                .upload_part()
+            let part = store.client.upload_part();
+            let request = with_customer_key!(part, store.encryption.customer_key())
                 .bucket(&store.bucket)
                 .key(&key)
                 .upload_id(&id)

@@ -8,6 +8,7 @@ use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::types::{MetadataDirective, StorageClass};
 use bytes::Bytes;
 
+use super::encryption::{CustomerKey, encrypted, try_ways, with_encryption};
 use super::errors::Failure;
 use super::retry::{Outcome, run, upload};
 use super::{Inner, get};
@@ -16,7 +17,7 @@ use crate::store::object_store::{
     Attribute, Attributes, CopyMode, CopyOptions, Error, Extensions, GetOptions, PutMode,
     PutOptions, PutResult, Result,
 };
-use crate::store::{StoreError, StoreFault};
+use crate::store::{Bulk, Encrypted, StoreError, StoreFault};
 
 /// Headers of an object besides its bytes.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +32,13 @@ pub(super) struct Headers {
 }
 
 impl Headers {
-    pub fn new(attributes: &Attributes) -> Result<Self> {
+    /// The storage class of bulk objects is decided here, and nowhere else.
+    pub fn new(store: &Inner, attributes: &Attributes, extensions: &Extensions) -> Result<Self> {
         let mut headers = Self::default();
+        if extensions.get::<Bulk>().is_some() {
+            let class = store.bulk_class.map(|class| StorageClass::from(class.name()));
+            headers.storage_class = class;
+        }
         for (name, value) in attributes {
             let value = value.to_string();
             match name {
@@ -65,13 +71,13 @@ pub(super) async fn put(
     body: Bytes,
     opts: PutOptions,
 ) -> Result<PutResult> {
-    let headers = Headers::new(&opts.attributes)?;
+    let headers = Headers::new(store, &opts.attributes, &opts.extensions)?;
     let tags = opts.tags.encoded().to_owned();
     let object = Object { store, key: location.as_ref(), body, headers, tags };
     match opts.mode {
         PutMode::Overwrite => {
             let outcome = object.send(&Condition::None).await;
-            outcome.into_result(store, object.key).map(|output| answer(&output))
+            answer(store, object.key, &outcome.into_result(store, object.key)?)
         }
         PutMode::Create => object.put_if(Condition::Absent, location).await,
         PutMode::Update(version) => {
@@ -111,9 +117,7 @@ impl Object<'_> {
         let if_none_match = matches!(condition, Condition::Absent).then(|| "*".to_owned());
         upload(store, body, |outgoing| {
             let headers = headers.clone();
-            let request = store
-                .client
-                .put_object()
+            let request = with_encryption!(store.client.put_object(), store)
                 .bucket(&store.bucket)
                 .key(*key)
                 .set_cache_control(headers.cache_control)
@@ -151,7 +155,7 @@ impl Object<'_> {
         }
         let (attempts, is_ambiguous) = (outcome.attempts, outcome.is_ambiguous);
         match outcome.result {
-            Ok(output) => Ok(answer(&output)),
+            Ok(output) => answer(self.store, self.key, &output),
             Err(failure) => match refused(&condition, &failure) {
                 None => Err(failure
                     .into_error(self.store, self.key, attempts)
@@ -179,8 +183,12 @@ impl Object<'_> {
             return Ok(None);
         }
         let (e_tag, version) = (found.meta.e_tag.clone(), found.meta.version.clone());
-        let is_ours = found.bytes().await? == self.body;
-        Ok(is_ours.then(|| PutResult { e_tag, version, extensions: Extensions::default() }))
+        let encrypted = found.extensions.get::<Encrypted>().cloned().unwrap_or_default();
+        if found.bytes().await? != self.body {
+            return Ok(None);
+        }
+        let extensions = self.store.encryption.check(self.store, self.key, encrypted)?;
+        Ok(Some(PutResult { e_tag, version, extensions }))
     }
 
     /// Ceph RGW 16 compares `If-Match` without taking the quotes off, so that an `ETag` as S3
@@ -214,12 +222,12 @@ fn refused(condition: &Condition, failure: &Failure) -> Option<StoreFault> {
     }
 }
 
-fn answer(output: &PutObjectOutput) -> PutResult {
-    PutResult {
+fn answer(store: &Inner, key: &str, output: &PutObjectOutput) -> Result<PutResult> {
+    Ok(PutResult {
         e_tag: output.e_tag().map(str::to_owned),
         version: output.version_id().map(str::to_owned),
-        extensions: Extensions::default(),
-    }
+        extensions: store.encryption.check(store, key, encrypted!(output))?,
+    })
 }
 
 /// Copies on the server. `Create` looks first and is not atomic: S3 has no condition for the
@@ -241,15 +249,28 @@ pub(super) async fn copy(
             }
         }
     }
-    let request = store
-        .client
-        .copy_object()
+    let request = with_encryption!(store.client.copy_object(), store)
         .bucket(&store.bucket)
         .key(to.as_ref())
         .metadata_directive(MetadataDirective::Copy)
-        .copy_source(format!("{}/{}", store.bucket, encode(from.as_ref())));
-    let outcome = run(store, || request.clone().send()).await;
-    outcome.into_result(store, from.as_ref()).map(drop)
+        .copy_source(copy_source(&store.bucket, from.as_ref()));
+    let (outcome, _) = try_ways(store, |way| {
+        let request = request
+            .clone()
+            .set_copy_source_sse_customer_algorithm(way.as_ref().map(|_| "AES256".to_owned()))
+            .set_copy_source_sse_customer_key(way.as_ref().map(CustomerKey::base64))
+            .set_copy_source_sse_customer_key_md5(way.as_ref().map(CustomerKey::md5));
+        async move { run(store, || request.clone().send()).await }
+    })
+    .await;
+    let output = outcome.into_result(store, from.as_ref())?;
+    store.encryption.check(store, to.as_ref(), encrypted!(output)).map(drop)
+}
+
+/// Objects of an access point are named below its ARN.
+fn copy_source(bucket: &str, key: &str) -> String {
+    let between = if bucket.starts_with("arn:") { "/object/" } else { "/" };
+    format!("{bucket}{between}{}", encode(key))
 }
 
 /// The copy source is a header that holds a URL path, which the SDK leaves to its user.
@@ -274,5 +295,8 @@ mod tests {
     fn copy_sources_are_encoded_as_a_url_path() {
         assert_eq!(encode("a/b-c_d.e~f"), "a/b-c_d.e~f");
         assert_eq!(encode("a b+c%d\u{e9}"), "a%20b%2Bc%25d%C3%A9");
+        assert_eq!(copy_source("bucket", "a/b"), "bucket/a/b");
+        let arn = "arn:aws:s3:eu-west-1:123456789012:accesspoint/name";
+        assert_eq!(copy_source(arn, "a/b"), format!("{arn}/object/a/b"));
     }
 }
