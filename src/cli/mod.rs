@@ -21,6 +21,7 @@ mod mount;
 mod options;
 mod progress;
 mod scrub;
+mod selftest;
 mod shell;
 mod status;
 mod target;

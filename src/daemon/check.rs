@@ -68,7 +68,7 @@ impl Checked {
 /// It cannot be opened or read.
 pub async fn check(config: &Config, secret: &Secret) -> Result<Checked, DaemonError> {
     let (storage, volume) = open_volume(config, secret).await?;
-    let meta = follow(&storage, &volume, Some(ONE_STATE)).await?;
+    let meta = Box::pin(follow(&storage, &volume, Some(ONE_STATE))).await?;
     check_pin(&storage, &volume, &meta).await?;
     let before = check::fsck_beside(&meta, &facts(&volume)).await?;
     let (paths, warnings) = (BTreeMap::new(), Vec::new());

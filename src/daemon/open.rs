@@ -13,7 +13,9 @@ use crate::keys::{NewSlot, Secret};
 use crate::meta::{MetaError, MetaStore, SlateMeta, SlateOptions};
 use crate::store::measured::StoreMeter;
 use crate::store::object_store::ObjectStore;
-use crate::store::{self, MeasuredStore, OpenStore, ProbeReport, SealedStore, StoreUrl, Trouble};
+use crate::store::{
+    self, MeasuredStore, OpenStore, ProbeReport, SealedStore, StoreUrl, Transport, Trouble,
+};
 use crate::volume::{FreshnessPins, Pin, PinError, Volume, VolumeError};
 
 /// A volume's place: its store, counted, and what this machine remembers of it.
@@ -24,6 +26,8 @@ pub struct Storage {
     pub meter: Arc<StoreMeter>,
     /// What `store` refuses or does not answer just now.
     pub trouble: Arc<Trouble>,
+    /// How requests travel to `store`.
+    pub transport: Transport,
     /// The volume's address.
     pub url: StoreUrl,
     /// What this machine remembers of volumes.
@@ -39,7 +43,8 @@ pub struct Storage {
 /// [`DaemonError::Config`], [`DaemonError::Open`].
 pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
     let url = config.url()?.clone();
-    let OpenStore { store, trouble } = store::open(&url, &config.store).await?;
+    let OpenStore { store, trouble, transport } =
+        Box::pin(store::open(&url, &config.store)).await?;
     let store = MeasuredStore::new(store);
     let meter = store.meter();
     // The same bucket name at another server is another place.
@@ -51,7 +56,8 @@ pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
     };
     let pins = FreshnessPins::new(config.state.directory()?.join("pins"));
     let single_machine = config.store.single_machine;
-    Ok(Storage { store: Arc::new(store), meter, trouble, url, pins, location, single_machine })
+    let store = Arc::new(store);
+    Ok(Storage { store, meter, trouble, transport, url, pins, location, single_machine })
 }
 
 impl Storage {
