@@ -51,6 +51,7 @@ class Volume:
     block_bytes: int
     slot: str
     fingerprint: str
+    volume_key: bytes
     names_key: bytes
     data_keys: dict = field(default_factory=dict)
 
@@ -83,9 +84,8 @@ class Volume:
             raise Refused("lidfs.json: the MAC is wrong: the header was changed")
         keyring = base64.b64decode(header["keyring"], validate=True)
         names_key, data_keys = read_keyring(open_single(keyring, derived["keyring"], KEYRING, volume_id, "keyring"))
-        return cls(
-            top, volume_id, header["params"]["block_size"], slot, derived["fingerprint"][:8].hex(), names_key, data_keys
-        )
+        fingerprint = derived["fingerprint"][:8].hex()
+        return cls(top, volume_id, header["params"]["block_size"], slot, fingerprint, volume_key, names_key, data_keys)
 
     def read(self, path):
         try:
