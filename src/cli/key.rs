@@ -32,6 +32,7 @@ enum Command {
     Add(AddArgs),
     /// Remove a key slot from a volume
     Remove(RemoveArgs),
+    Rekey(super::rekey::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -86,6 +87,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Add(args) => add(&args),
         Command::Remove(args) => remove(&args),
+        Command::Rekey(args) => super::rekey::run(&args),
     }
 }
 

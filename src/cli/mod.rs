@@ -20,6 +20,7 @@ mod key;
 mod mount;
 mod options;
 mod progress;
+mod rekey;
 mod scrub;
 mod selftest;
 mod shell;

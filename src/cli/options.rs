@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Exit, Failure};
-use crate::config::{self, Config, Loaded, Override, Request};
+use crate::config::{self, Config, Loaded, Override, Request, Size};
 use crate::keys::KeySource;
 
 /// Which configuration, and what of it is different this time.
@@ -164,6 +164,14 @@ fn split(list: &str) -> Vec<String> {
     items
 }
 
+/// Bytes a second that background work may move.
+pub(super) fn size_per_second(text: &str) -> Result<Size, String> {
+    match text.parse() {
+        Ok(Size(0)) => Err("nothing would ever be done; leave it out for no limit".to_owned()),
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,5 +218,11 @@ mod tests {
             assert!(!failure.message.contains("swordfish"), "{}", failure.message);
             assert!(failure.message.contains("passphrase"), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn a_rate_is_a_size_that_is_not_nothing() {
+        assert_eq!(size_per_second("20 MiB"), Ok(Size(20 << 20)));
+        assert!(size_per_second("0").is_err() && size_per_second("fast").is_err());
     }
 }

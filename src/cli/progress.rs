@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{Failure, target};
 use crate::check::Progress;
 use crate::daemon::{Entry, Request, Response};
+use crate::gc::RekeyFigures;
 
 /// How often the daemon is asked how far it is.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -48,6 +49,48 @@ pub(super) fn ask_with_progress(
     waiting.join().unwrap_or_else(|_| {
         Err(Failure::new(super::Exit::Failure, "the wait for the daemon broke; see `lidfs status`"))
     })
+}
+
+/// How far a rekey is, on a terminal.
+pub(super) struct RekeyBar(Option<ProgressBar>);
+
+impl RekeyBar {
+    /// Shows nothing where nobody looks.
+    pub(super) fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            bar.set_style(
+                ProgressStyle::with_template("{spinner} {bar:30} {bytes}/{total_bytes}, {msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            bar
+        });
+        Self(bar)
+    }
+
+    /// So far it is.
+    pub(super) fn show(&self, figures: &RekeyFigures) {
+        let Some(bar) = &self.0 else { return };
+        bar.set_length(figures.bytes_done + figures.bytes_left);
+        bar.set_position(figures.bytes_done);
+        bar.set_message(figures.stage.name());
+        bar.tick();
+    }
+
+    /// A line beside it.
+    pub(super) fn say(&self, line: &str) {
+        match &self.0 {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Takes it away.
+    pub(super) fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// How far a scrub is, on a terminal.

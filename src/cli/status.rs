@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Exit, Failure, target};
 use crate::config::Size;
 use crate::daemon::{self, HealthState, Status};
+use crate::gc::{RekeyFigures, RekeyStage};
 
 /// Show what is dirty, uploading, cached; requests and health
 #[derive(Debug, clap::Args)]
@@ -83,6 +84,12 @@ fn render(status: &Status) -> String {
         ),
     );
     let age = write.oldest_change_ms.map(|ms| format!("; oldest change {ms} ms ago"));
+    if status.rekey.stage != RekeyStage::None {
+        let RekeyFigures { stage, epoch, bytes_left, error, .. } = &status.rekey;
+        let left = format!("{}, epoch {epoch}, {} left", stage.name(), size(*bytes_left));
+        let error = error.as_ref().map(|error| format!("; {error}"));
+        line("rekey", left + &error.unwrap_or_default());
+    }
     line(
         "dirty",
         format!(

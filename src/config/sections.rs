@@ -16,7 +16,7 @@ use crate::base::{BLOCK_SIZE_DEFAULT, BlockSize, GIB, KIB, MIB};
 use crate::data::ReaderConfig;
 use crate::format::header::{Compression, VolumeParams};
 use crate::fs::FsConfig;
-use crate::gc::GcPolicy;
+use crate::gc::{GcPolicy, RekeyPolicy};
 use crate::keys;
 use crate::store::{StoreConfig, StoreUrl};
 
@@ -189,12 +189,19 @@ pub struct Gc {
     pub keep: Duration,
     /// Packs of whose content less than this many percent is live are written anew.
     pub compact_below: Percent,
+    /// Most bytes a second that a rekey seals anew; default: no bound.
+    pub rekey_rate: Option<Size>,
 }
 
 impl Default for Gc {
     fn default() -> Self {
         let GcPolicy { keep, compact_below } = GcPolicy::default();
-        Self { interval: Duration::from_mins(10), keep, compact_below: Percent(compact_below) }
+        Self {
+            interval: Duration::from_mins(10),
+            keep,
+            compact_below: Percent(compact_below),
+            rekey_rate: None,
+        }
     }
 }
 
@@ -202,6 +209,11 @@ impl Gc {
     /// What the collector is told.
     pub fn policy(&self) -> GcPolicy {
         GcPolicy { keep: self.keep, compact_below: self.compact_below.0 }
+    }
+
+    /// What a rekey is told that goes on by itself.
+    pub fn rekey_policy(&self) -> RekeyPolicy {
+        RekeyPolicy { rate: self.rekey_rate.map(|rate| rate.0), keep: self.keep }
     }
 }
 

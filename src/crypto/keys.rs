@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::SecretKey;
 use crate::base::Epoch;
@@ -16,10 +16,11 @@ pub struct DataKey {
     pub key: SecretKey,
 }
 
-/// Every data key of a volume. A clone shares the same keys.
+/// Every data key of a volume. A clone shares the same keys, also when they are [replaced](Self::replace).
 #[derive(Clone)]
-pub struct DataKeys(Arc<Keys>);
+pub struct DataKeys(Arc<RwLock<Keys>>);
 
+#[derive(Clone)]
 struct Keys {
     current: DataKey,
     by_epoch: BTreeMap<Epoch, DataKey>,
@@ -30,26 +31,39 @@ impl DataKeys {
     pub fn new(current: DataKey, older: Vec<DataKey>) -> Self {
         let by_epoch =
             older.into_iter().chain([current.clone()]).map(|key| (key.epoch, key)).collect();
-        Self(Arc::new(Keys { current, by_epoch }))
+        Self(Arc::new(RwLock::new(Keys { current, by_epoch })))
+    }
+
+    fn keys(&self) -> RwLockReadGuard<'_, Keys> {
+        // What it holds is valid at every moment.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over the keys of `other`, for every clone.
+    pub fn replace(&self, other: &Self) {
+        let keys = other.keys().clone();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// The key for new objects.
     pub fn current(&self) -> DataKey {
-        self.0.current.clone()
+        self.keys().current.clone()
+    }
+
+    /// All epochs, the current one last.
+    pub fn epochs(&self) -> Vec<Epoch> {
+        self.keys().by_epoch.keys().copied().collect()
     }
 
     /// The key of one epoch, if the volume has it.
     pub fn get(&self, epoch: Epoch) -> Option<DataKey> {
-        self.0.by_epoch.get(&epoch).cloned()
+        self.keys().by_epoch.get(&epoch).cloned()
     }
 }
 
 impl fmt::Debug for DataKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DataKeys")
-            .field("current", &self.0.current.epoch)
-            .field("epochs", &self.0.by_epoch.keys())
-            .finish()
+        f.debug_struct("DataKeys").field("epochs", &self.epochs()).finish()
     }
 }
 
@@ -67,5 +81,16 @@ mod tests {
         assert_eq!(keys.get(Epoch(1)).unwrap().key.expose(), &[1; 32]);
         assert!(keys.get(Epoch(2)).is_none());
         assert!(!format!("{keys:?}").contains("[3"));
+    }
+
+    #[test]
+    fn replaced_keys_are_seen_by_every_clone() {
+        let key = |epoch| DataKey { epoch: Epoch(epoch), key: SecretKey::from_bytes([7; 32]) };
+        let keys = DataKeys::new(key(1), Vec::new());
+        let clone = keys.clone();
+        keys.replace(&DataKeys::new(key(2), vec![key(1)]));
+        assert_eq!((clone.current().epoch, clone.epochs()), (Epoch(2), vec![Epoch(1), Epoch(2)]));
+        keys.replace(&DataKeys::new(key(2), Vec::new()));
+        assert!(clone.get(Epoch(1)).is_none());
     }
 }

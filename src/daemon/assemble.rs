@@ -23,6 +23,7 @@ use crate::fuse::{Caching, FuseError, FuseOptions, mount_type_at};
 use crate::gc::{Collector, GcParts};
 use crate::keys::Purpose;
 use crate::meta::{MetaError, SlateMeta, SlateOptions, SlateReader, View};
+use crate::store::SealedStore;
 use crate::volume::{Lease, LeaseSite, Volume};
 
 /// How long metadata may take to open, replay of a killed writer's log included.
@@ -37,6 +38,8 @@ pub(super) struct Assembled {
     pub reader: Arc<BlockReader>,
     /// `None` on a read-only mount.
     pub collector: Option<Arc<Collector>>,
+    /// The metadata engine's store; `None` on a read-only mount.
+    pub sealed: Option<Arc<SealedStore>>,
     /// `None` on a read-only mount.
     pub lease: Option<Lease>,
     /// What a read-only mount follows the writer with.
@@ -66,7 +69,7 @@ pub(super) async fn assemble(
     };
     match opened {
         Ok(Parts { fs, reader, collector }) => {
-            let Opening { storage, volume, lease, follower, warnings, .. } = opening;
+            let Opening { storage, volume, sealed, lease, follower, warnings, .. } = opening;
             Ok(Assembled {
                 storage,
                 volume,
@@ -74,6 +77,7 @@ pub(super) async fn assemble(
                 fs,
                 reader,
                 collector,
+                sealed,
                 lease,
                 follower,
                 fuse,
@@ -106,7 +110,8 @@ async fn open<'a>(plan: &'a Plan, fuse: &FuseOptions) -> Result<(Opening<'a>, bo
     if pin.is_none() {
         warnings.push("this machine has not seen the volume before: from now on a rollback of the bucket is noticed".to_owned());
     }
-    let opening = Opening { plan, storage, volume, warnings, lease: None, follower: None };
+    let (sealed, lease, follower) = (None, None, None);
+    let opening = Opening { plan, storage, volume, warnings, sealed, lease, follower };
     Ok((opening, pin.is_some()))
 }
 
@@ -116,6 +121,7 @@ struct Opening<'a> {
     storage: Storage,
     volume: Volume,
     warnings: Vec<String>,
+    sealed: Option<Arc<SealedStore>>,
     lease: Option<Lease>,
     follower: Option<Arc<SlateReader>>,
 }
@@ -207,6 +213,7 @@ impl Opening<'_> {
         let mut options = SlateOptions::new(background);
         options.conditional_overwrites = report.conditional_update;
         let sealed = self.storage.sealed(&self.volume);
+        self.sealed = Some(Arc::clone(&sealed));
         let meta = Box::pin(in_time(SlateMeta::open(sealed, options)))
             .await
             .map_err(|source| self.storage.meta_error(source))?;

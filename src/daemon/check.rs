@@ -25,7 +25,7 @@ use crate::meta::{MetaRead, MetaStore as _, SlateMeta, SlateOptions, SlateReader
 use crate::store;
 use crate::volume::{HEARTBEAT_INTERVAL, LEASE_NAME, Lease, LeaseError, LeaseSite, Volume};
 
-/// A check looks at one state: it must not take longer, as old tables stay for a day.
+/// A check looks at one state: it must not take longer.
 const ONE_STATE: Duration = Duration::from_hours(12);
 
 /// A reader that follows a writer is behind by less.
@@ -68,9 +68,20 @@ impl Checked {
 /// It cannot be opened or read.
 pub async fn check(config: &Config, secret: &Secret) -> Result<Checked, DaemonError> {
     let (storage, volume) = open_volume(config, secret).await?;
-    let meta = Box::pin(follow(&storage, &volume, Some(ONE_STATE))).await?;
-    check_pin(&storage, &volume, &meta).await?;
-    let before = check::fsck_beside(&meta, &facts(&volume)).await?;
+    match Box::pin(check_state(&storage, &volume)).await {
+        // A writer may have replaced and deleted a table meanwhile. What the next state misses too is lost.
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Box::pin(check_state(&storage, &volume)).await
+        }
+        other => other,
+    }
+}
+
+/// Checks the newest state.
+async fn check_state(storage: &Storage, volume: &Volume) -> Result<Checked, DaemonError> {
+    let meta = follow(storage, volume, Some(ONE_STATE)).await?;
+    check_pin(storage, volume, &meta).await?;
+    let before = check::fsck_beside(&meta, &facts(volume)).await?;
     let (paths, warnings) = (BTreeMap::new(), Vec::new());
     let mut checked = Checked { before, after: None, is_unfinished: false, paths, warnings };
     checked.look_up(&meta).await;

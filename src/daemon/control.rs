@@ -53,6 +53,14 @@ pub enum Request {
         /// Write packs anew of which less than this many percent is live.
         compact_below: u8,
     },
+    /// Begin to seal everything anew with a new key, or go on with it, as
+    /// [`RekeyPolicy`](crate::gc::RekeyPolicy) says. How far it is, the status tells.
+    Rekey {
+        /// Most bytes a second; `None`: as the mount's configuration says.
+        rate: Option<u64>,
+        /// As for a collection.
+        keep_seconds: Option<u64>,
+    },
 }
 
 /// What it answers.
@@ -205,7 +213,7 @@ mod tests {
     async fn answer(request: Request) -> Response {
         match request {
             Request::Status => std::future::pending().await,
-            Request::Flush => Response::Done,
+            Request::Flush | Request::Rekey { .. } => Response::Done,
             Request::Unmount => Response::Failed { message: "in use".to_owned(), busy: true },
             Request::Collect { .. } => Response::Collected(GcFigures::default()),
         }

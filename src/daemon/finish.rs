@@ -62,7 +62,7 @@ pub(super) async fn until_ended(
             _ = panics.wait_for(|panicked| *panicked) => Err(DaemonError::Panicked),
         },
     };
-    live.stop.send_replace(true);
+    live.shared.stop.send_replace(true);
     if stored.is_ok() {
         release(live.lease).await;
     }

@@ -20,8 +20,9 @@ use super::{DaemonError, control, finish, keepers, log, notify, system};
 use crate::config::Config;
 use crate::fs::FileSystem;
 use crate::fuse::{self, FuseError, FuseOptions};
+use crate::gc::Rekeyer;
 use crate::keys::KeySource;
-use crate::volume::Lease;
+use crate::volume::{Lease, Pin};
 
 /// Threads of the runtime: the FUSE threads do what memory can answer, so
 /// these mostly wait for the network.
@@ -129,6 +130,7 @@ async fn mount_and_serve(
         fs,
         reader,
         collector,
+        sealed,
         lease,
         follower,
         fuse,
@@ -147,6 +149,17 @@ async fn mount_and_serve(
         tracing::warn!("{warning}");
     }
     let pin = volume.pin(*fs.commits().borrow());
+    let (storage, id) = (Arc::new(storage), volume.id());
+    let rekeyer = collector.clone().zip(sealed).map(|(collector, sealed)| {
+        let storage = Arc::clone(&storage);
+        let remember = move |pin: Pin| {
+            if let Err(error) = storage.pins.record(&storage.location, &pin) {
+                tracing::warn!(%error, "the change of the header is not noted on this machine");
+            }
+        };
+        let volume = Arc::new(tokio::sync::Mutex::new(volume));
+        Arc::new(Rekeyer::new(collector, volume, sealed, remember))
+    });
     let shared = Arc::new(Shared {
         mountpoint: mount.path().to_owned(),
         fs,
@@ -158,12 +171,15 @@ async fn mount_and_serve(
         meter: Arc::clone(&storage.meter),
         trouble: Arc::clone(&storage.trouble),
         url: storage.url.clone(),
-        volume: volume.id().to_string(),
+        rekeyer,
+        rekey_policy: plan.config.gc.rekey_policy(),
+        volume: id.to_string(),
         pinned,
         read_only: plan.config.mount.read_only,
         follower,
         started: Instant::now(),
         warnings: Mutex::new(warnings),
+        stop: watch::Sender::new(false),
         ended: watch::Sender::new(None),
     });
     let live = Live::start(shared, storage, pin, lease, (place, listener), &plan.config);
@@ -193,8 +209,6 @@ async fn abandon(fs: &FileSystem, lease: Option<Lease>) {
 /// A mount that answers, and its tasks.
 pub(super) struct Live {
     pub shared: Arc<Shared>,
-    /// Ends the keepers.
-    pub stop: watch::Sender<bool>,
     pub lease: Option<tokio::task::JoinHandle<Option<Lease>>>,
     pub pin: tokio::task::JoinHandle<()>,
     pub control: control::Server,
@@ -205,17 +219,17 @@ pub(super) struct Live {
 impl Live {
     fn start(
         shared: Arc<Shared>,
-        storage: Storage,
-        pin: crate::volume::Pin,
+        storage: Arc<Storage>,
+        pin: Pin,
         lease: Option<Lease>,
         (place, listener): (Place, UnixListener),
         config: &Config,
     ) -> Self {
-        let (stop, stopped) = watch::channel(false);
+        let stopped = shared.stop.subscribe();
         let commits = shared.fs.commits();
         let lease =
             lease.map(|lease| keepers::keep_lease(lease, Arc::clone(&shared), stopped.clone()));
-        let pin = keepers::keep_pin(Arc::new(storage), pin, commits, stopped.clone());
+        let pin = keepers::keep_pin(storage, pin, commits, stopped.clone());
         keepers::keep_watch(Arc::clone(&shared), stopped.clone());
         if !shared.read_only {
             let interval = shared.fs.commit_interval() / 2;
@@ -223,12 +237,22 @@ impl Live {
         }
         if let Some(collector) = shared.collector.clone() {
             let (policy, interval) = (config.gc.policy(), config.gc.interval);
+            let stopped = stopped.clone();
             tokio::spawn(async move { collector.run(policy, interval, stopped).await });
+        }
+        if let Some(rekeyer) = shared.rekeyer.clone() {
+            let policy = shared.rekey_policy;
+            // What an earlier mount began.
+            tokio::spawn(async move {
+                if rekeyer.is_unfinished().await {
+                    rekeyer.start(policy, stopped);
+                }
+            });
         }
         let answering = Arc::clone(&shared);
         let control =
             control::Server::start(listener, move |request| Arc::clone(&answering).answer(request));
-        Self { shared, stop, lease, pin, control, place }
+        Self { shared, lease, pin, control, place }
     }
 }
 

@@ -17,7 +17,7 @@ use super::system;
 use crate::data::BlockReader;
 use crate::fs::{FileSystem, FsError, FsHealth};
 use crate::fuse::{FuseError, FuseMount, Presence, Unmount};
-use crate::gc::{Collector, GcError, GcFigures, GcPolicy};
+use crate::gc::{Collector, GcError, GcFigures, GcPolicy, RekeyPolicy, Rekeyer};
 use crate::meta::SlateReader;
 use crate::store::measured::StoreMeter;
 use crate::store::{StoreUrl, Trouble};
@@ -36,6 +36,10 @@ pub(super) struct Shared {
     pub reader: Arc<BlockReader>,
     /// `None` on a read-only mount.
     pub collector: Option<Arc<Collector>>,
+    /// `None` on a read-only mount.
+    pub rekeyer: Option<Arc<Rekeyer>>,
+    /// How a rekey goes about it if nothing else is asked for.
+    pub rekey_policy: RekeyPolicy,
     /// How long it keeps freed packs if nothing else is asked for.
     pub gc_keep: Duration,
     pub meter: Arc<StoreMeter>,
@@ -49,6 +53,8 @@ pub(super) struct Shared {
     pub follower: Option<Arc<SlateReader>>,
     pub started: Instant,
     pub warnings: Mutex<Vec<String>>,
+    /// Ends what goes on beside the mount.
+    pub stop: watch::Sender<bool>,
     /// Set once everything is stored, or could not be.
     pub ended: watch::Sender<Ended>,
 }
@@ -70,7 +76,25 @@ impl Shared {
                     Err(message) => Response::Failed { message, busy: false },
                 }
             }
+            Request::Rekey { rate, keep_seconds } => {
+                let rate = rate.or(self.rekey_policy.rate);
+                let keep = keep_seconds.map_or(self.rekey_policy.keep, Duration::from_secs);
+                match self.start_rekey(RekeyPolicy { rate, keep }) {
+                    Ok(()) => Response::Done,
+                    Err(message) => Response::Failed { message, busy: false },
+                }
+            }
         }
+    }
+
+    /// It goes on in the background, and after a crash in the next mount.
+    fn start_rekey(&self, policy: RekeyPolicy) -> Result<(), String> {
+        let Some(rekeyer) = self.rekeyer.clone().filter(|_| !self.is_fenced()) else {
+            let place = self.mountpoint.display();
+            return Err(format!("{place}: {}", GcError::Ended));
+        };
+        rekeyer.start(policy, self.stop.subscribe());
+        Ok(())
     }
 
     /// Everything written so far is in the bucket on return.
@@ -208,6 +232,7 @@ impl Shared {
                 collected: self.collector.as_ref().map(|gc| gc.figures()).unwrap_or_default(),
             },
             health,
+            rekey: self.rekeyer.as_ref().map(|rekeyer| rekeyer.figures()).unwrap_or_default(),
             write: WriteStatus {
                 dirty_bytes: fs.dirty_bytes,
                 uploading_bytes: fs.uploading_bytes,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gc::GcFigures;
+use crate::gc::{GcFigures, RekeyFigures};
 
 /// Version of the JSON form.
 pub const SCHEMA: u32 = 1;
@@ -33,6 +33,9 @@ pub struct Status {
     pub space: SpaceStatus,
     /// Whether what is written can be stored.
     pub health: HealthStatus,
+    /// How far a rekey is.
+    #[serde(default)]
+    pub rekey: RekeyFigures,
     /// What is on its way to the bucket.
     pub write: WriteStatus,
     /// What was asked of the store since the mount.

@@ -88,6 +88,11 @@ impl PackContext {
         self.volume
     }
 
+    /// The oldest epoch of which there is a key.
+    pub fn epoch_first(&self) -> Epoch {
+        self.keys.epochs().first().copied().unwrap_or(self.keys.current().epoch)
+    }
+
     /// The pack's name in the bucket: tells nothing without the names key.
     pub fn path(&self, number: PackNumber) -> Path {
         // Made of lower-case digits and slashes, so it needs no escaping.

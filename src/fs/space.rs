@@ -15,7 +15,9 @@ use super::{FileSystem, FsError};
 use crate::base::sabotage::{Bug, seeded};
 use crate::base::{BlockIndex, CommitNumber, Inode, PackNumber, WriterEpoch};
 use crate::data::{Extents, Piece};
-use crate::format::{FormatError, FreedRecord, Key, KeyKind, PackRecord, Place, UnsweptRecord};
+use crate::format::{
+    FormatError, Fragment, FreedRecord, Key, KeyKind, PackRecord, Page, Place, UnsweptRecord,
+};
 use crate::meta::Record;
 
 /// A pack that nothing in the file system needs any more.
@@ -52,6 +54,27 @@ impl FileSystem {
         let (_, end) = Key::range_of(KeyKind::Pack);
         let records = self.stored(Key::pack(from).as_bytes(), &end).await?;
         decoded(&records, |key, value| Ok((PackNumber(number(key, 0)), PackRecord::decode(value)?)))
+    }
+
+    /// The packs that pages in the bucket show anything of.
+    ///
+    /// # Errors
+    /// [`FsError::Io`] if the store does not answer or a page is damaged.
+    pub async fn packs_shown(&self) -> Result<HashSet<PackNumber>, FsError> {
+        let (mut start, end) = Key::range_of(KeyKind::Page);
+        let mut packs = HashSet::new();
+        loop {
+            let records = self.stored(&start, &end).await?;
+            let pages = decoded(&records, |_, value| Page::decode(value))?;
+            let fragments =
+                pages.iter().flat_map(Page::blocks).flat_map(|(_, fragments)| fragments);
+            packs.extend(fragments.filter_map(Fragment::pack_use).map(|(pack, _)| pack));
+            let Some((last, _)) = records.last().filter(|_| records.len() == SCAN_RECORDS) else {
+                return Ok(packs);
+            };
+            start = last.to_vec();
+            start.push(0);
+        }
     }
 
     /// Freed packs, in the order of their freeing, from a commit on; some hundreds at a time. All

@@ -129,15 +129,16 @@ impl FuseMount {
     pub async fn unmount(&self, how: Unmount) -> Result<(), FuseError> {
         let started = Instant::now();
         loop {
-            let state = self.state.clone();
-            match self.runtime.spawn_blocking(move || state.mounted.unmount(how)).await {
-                Ok(Err(FuseError::Busy { .. })) if started.elapsed() < BUSY_PATIENCE => {
-                    sleep(BUSY_PAUSE).await;
-                }
-                Ok(Err(FuseError::Busy { path, .. })) => {
+            let (state, is_last) = (self.state.clone(), started.elapsed() >= BUSY_PATIENCE);
+            let attempt = move || match state.mounted.unmount(how) {
+                Err(FuseError::Busy { path, .. }) if is_last => {
                     let users = users::of(&path);
-                    return Err(FuseError::Busy { path, users });
+                    Err(FuseError::Busy { path, users })
                 }
+                other => other,
+            };
+            match self.runtime.spawn_blocking(attempt).await {
+                Ok(Err(FuseError::Busy { .. })) if !is_last => sleep(BUSY_PAUSE).await,
                 Ok(result) => return result,
                 Err(error) => {
                     let path = self.path().to_owned();

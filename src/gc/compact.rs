@@ -34,7 +34,12 @@ impl Collector {
         Ok(())
     }
 
-    async fn compact_pack(&self, pack: PackNumber, record: &PackRecord) -> Result<(), GcError> {
+    /// Writes anew what is live in a pack, which the next commit then frees.
+    pub(super) async fn compact_pack(
+        &self,
+        pack: PackNumber,
+        record: &PackRecord,
+    ) -> Result<(), GcError> {
         let parts = &self.parts;
         let directory = match data::read_directory(&parts.store, &parts.packs, pack, record).await {
             Ok(directory) => directory,

@@ -4,6 +4,7 @@ use crate::base::ErrorKind;
 use crate::fs::FsError;
 use crate::meta::MetaError;
 use crate::store::object_store;
+use crate::volume::VolumeError;
 
 /// Why garbage could not be collected.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,18 @@ pub enum GcError {
     /// The checkpoints could not be listed.
     #[error("the volume's checkpoints could not be read: {0}")]
     Meta(#[from] MetaError),
+    /// Old keys cannot go, because something still needs them.
+    #[error(
+        "{packs} packs are damaged or without a record and cannot be sealed anew: run lidfs scrub and \
+         lidfs fsck --repair, then lidfs key rekey again; the old key is kept until then"
+    )]
+    NotRekeyed {
+        /// How many.
+        packs: u64,
+    },
+    /// The header could not be changed.
+    #[error("the volume's epochs could not be changed: {0}")]
+    Volume(#[from] VolumeError),
     /// The store did not say whether an object is there, or did not delete it.
     #[error("a pack could not be looked at or deleted, try again: {0}")]
     Store(#[from] object_store::Error),

@@ -4,6 +4,7 @@
 //! sweep    packs of writers that crashed: no record tells of them        -> delete
 //! compact  packs of which files show little: their blocks written anew   -> freed by the next commit
 //! delete   packs freed long enough ago: object first, then its record
+//! rekey    packs of older keys are compacted whatever they hold, metadata is sealed anew in place
 //! ```
 //!
 //! Invariants: an object is deleted only when the commit that freed it is in the bucket, no named
@@ -13,6 +14,7 @@
 mod compact;
 mod delete;
 mod error;
+mod rekey;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ use crate::meta::MetaStore;
 use crate::store::object_store::ObjectStore;
 
 pub use error::GcError;
+pub use rekey::{RekeyFigures, RekeyPolicy, RekeyStage, Rekeyer};
 
 /// After an error a collection in the background waits this long, times the errors in a row.
 const PAUSE: Duration = Duration::from_mins(1);

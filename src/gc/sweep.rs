@@ -13,7 +13,8 @@ use futures::future::try_join_all;
 use super::{Collector, GcError, Relaxed};
 use crate::base::sabotage::{Bug, seeded};
 use crate::base::{ErrorKind, PackNumber, WriterEpoch};
-use crate::data;
+use crate::crypto::OpenError;
+use crate::data::{self, DataError};
 use crate::fs::{FsError, PACKS_IN_FLIGHT_MAX, Unswept};
 use crate::store::object_store::{self, ObjectStoreExt as _};
 
@@ -104,6 +105,10 @@ impl Collector {
         let directory = match directory.await {
             Ok(directory) => directory,
             Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(true),
+            // A key is destroyed only when no file shows anything that it sealed.
+            Err(DataError::Open { source: OpenError::UnknownEpoch { epoch, .. }, .. }) => {
+                return Ok(epoch >= parts.packs.epoch_first());
+            }
             Err(error) => return Err(FsError::io(&error, error.kind()).into()),
         };
         let owners = directory.entries.iter().map(|entry| (entry.inode, entry.block));

@@ -1,5 +1,6 @@
 //! Why a volume could not be made, opened or changed.
 
+use super::keyring::KeyringError;
 use super::{ObjectError, PinError};
 use crate::base::ErrorKind;
 use crate::crypto::{OpenError, SealError};
@@ -72,6 +73,9 @@ pub enum VolumeError {
     /// A volume without a key slot would be lost at birth.
     #[error("a new volume needs at least one key; give a keyfile or a passphrase")]
     NoSlots,
+    /// The numbers of epochs are used up.
+    #[error("the volume can have no further data key: copy its files to a new volume")]
+    NoMoreEpochs,
     /// Others changed the header again and again.
     #[error("lidfs.json: others keep changing it; try again when they are done")]
     Contended,
@@ -86,6 +90,17 @@ pub enum VolumeError {
     /// Nothing can be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
+}
+
+impl From<KeyringError> for VolumeError {
+    fn from(error: KeyringError) -> Self {
+        match error {
+            KeyringError::Open(error) => Self::Keyring { source: Some(error) },
+            KeyringError::Malformed => Self::Keyring { source: None },
+            KeyringError::Full => Self::NoMoreEpochs,
+            KeyringError::Seal(error) => Self::Seal(error),
+        }
+    }
 }
 
 fn tried(kind: SlotKind, slots: usize) -> String {
@@ -110,7 +125,7 @@ impl VolumeError {
             | Self::NotStored => ErrorKind::Corrupt,
             Self::Pin(error) => error.kind(),
             Self::Key(error) => error.kind(),
-            Self::SlotsFull => ErrorKind::Full,
+            Self::SlotsFull | Self::NoMoreEpochs => ErrorKind::Full,
             Self::LastSlot { .. } | Self::NoSlots => ErrorKind::Invalid,
             Self::Object(error) => error.kind(),
             Self::Seal(error) => error.kind(),

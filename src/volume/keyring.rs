@@ -36,6 +36,16 @@ pub(super) enum KeyringError {
     Open(OpenError),
     /// Authentic, but not of the form above.
     Malformed,
+    /// No epoch can follow.
+    Full,
+    Seal(SealError),
+}
+
+/// How the epochs of a keyring change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EpochEdit {
+    Add,
+    KeepCurrent,
 }
 
 impl Keyring {
@@ -56,6 +66,37 @@ impl Keyring {
         let keys = DataKeys::new(key.clone(), Vec::new());
         let plain = open_whole(&keys, &binding(volume), sealed).map_err(KeyringError::Open)?;
         decode(plain.expose()).ok_or(KeyringError::Malformed)
+    }
+
+    /// As it is stored: with an epoch more, which is then the current one, or with the current one alone.
+    pub(super) fn edited(
+        &self,
+        volume: VolumeId,
+        key: &DataKey,
+        edit: EpochEdit,
+    ) -> Result<Vec<u8>, KeyringError> {
+        let current = self.data.current();
+        let epochs = match edit {
+            EpochEdit::Add => {
+                let next = current.epoch.0.checked_add(1).ok_or(KeyringError::Full)?;
+                let mut epochs: Vec<_> =
+                    self.data.epochs().iter().filter_map(|epoch| self.data.get(*epoch)).collect();
+                epochs.push(DataKey { epoch: Epoch(next), key: SecretKey::generate() });
+                epochs
+            }
+            EpochEdit::KeepCurrent => vec![current],
+        };
+        if epochs.len() > EPOCHS_MAX {
+            return Err(KeyringError::Full);
+        }
+        let plain = encode(&self.names, &epochs);
+        seal_whole(key, &binding(volume), plain.expose()).map_err(KeyringError::Seal)
+    }
+
+    /// Takes over what another one of the same volume says; those who have its keys have the new ones.
+    pub(super) fn adopt(&mut self, other: Self) {
+        self.data.replace(&other.data);
+        self.names = other.names;
     }
 
     /// What pack names and the hashes of file names are made with.
@@ -154,6 +195,25 @@ mod tests {
         assert!(Keyring::open(other, &key, &sealed).is_err());
         let wrong = DataKey { epoch: Epoch(0), key: SecretKey::generate() };
         assert!(Keyring::open(volume, &wrong, &sealed).is_err());
+    }
+
+    #[test]
+    fn an_epoch_is_added_and_the_old_ones_go_and_no_number_comes_again() {
+        let volume = VolumeId([1; 16]);
+        let key = DataKey { epoch: Epoch(0), key: SecretKey::generate() };
+        let (mut keyring, _) = Keyring::create(volume, &key).unwrap();
+        let held = keyring.data().clone();
+        let names = keyring.names().expose().to_owned();
+        let mut edit = |edit| {
+            let sealed = keyring.edited(volume, &key, edit).unwrap();
+            keyring.adopt(Keyring::open(volume, &key, &sealed).unwrap());
+            held.epochs()
+        };
+        assert_eq!(edit(EpochEdit::Add), [Epoch(1), Epoch(2)]);
+        assert_eq!(edit(EpochEdit::KeepCurrent), [Epoch(2)]);
+        assert_eq!(edit(EpochEdit::Add), [Epoch(2), Epoch(3)]);
+        assert_eq!(edit(EpochEdit::KeepCurrent), [Epoch(3)]);
+        assert_eq!(keyring.names().expose(), &names);
     }
 
     #[test]

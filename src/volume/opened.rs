@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::keyring::{Keyring, KeyringError};
+use super::keyring::{EpochEdit, Keyring};
 use super::object::{Found, ObjectError, SmallObject, Written};
 use super::root::RootKeys;
 use super::{Fingerprint, Pin, VolumeError};
-use crate::base::{Clock, CommitNumber, VolumeId};
+use crate::base::{Clock, CommitNumber, Epoch, VolumeId};
 use crate::crypto::{DataKeys, SecretKey, random_bytes};
 use crate::format::header::{
     Base64, FORMAT_VERSION, HEADER_BYTES_MAX, Header, SLOTS_MAX, Signed, Slot, SlotId, VolumeParams,
@@ -235,7 +235,7 @@ impl Volume {
     ) -> Result<SlotId, VolumeError> {
         let slot = keys::wrap(self.id(), self.root.volume_key(), new, clock.now().seconds).await?;
         let id = slot.id;
-        self.change(|header| {
+        self.change(|header, _, _| {
             // Our own write whose answer was lost, below a change of somebody else.
             if header.slots.iter().any(|there| there.id == id) {
                 return Ok(());
@@ -260,7 +260,7 @@ impl Volume {
     /// store fails with.
     pub async fn remove_slot(&mut self, id: SlotId) -> Result<(), VolumeError> {
         let mut was_there = false;
-        self.change(|header| {
+        self.change(|header, _, _| {
             if !header.slots.iter().any(|slot| slot.id == id) {
                 // Gone meanwhile, perhaps by our own write whose answer was lost.
                 return if was_there { Ok(()) } else { Err(VolumeError::NoSlot { id }) };
@@ -275,6 +275,49 @@ impl Volume {
         .await
     }
 
+    /// Data keys of how many epochs the volume has: more than one while a rekey is under way.
+    pub fn epochs(&self) -> Vec<Epoch> {
+        self.keyring.data().epochs()
+    }
+
+    /// Lets a new data key seal what is new, unless there are several epochs already: then what was begun
+    /// is to be finished first. Whoever has this volume's [`data_keys`](Self::data_keys) has the new one on
+    /// return, and not before the header in the store has it. Returns the current epoch.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoMoreEpochs`], [`VolumeError::Contended`], or what the store fails with.
+    pub async fn begin_epoch(&mut self) -> Result<Epoch, VolumeError> {
+        self.change(|header, root, keyring| {
+            if keyring.data().epochs().len() == 1 {
+                edit_epochs(header, root, keyring, EpochEdit::Add)?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(self.keyring.data().current().epoch)
+    }
+
+    /// Forgets the data keys of all epochs but the current one: what they sealed can never be read again.
+    ///
+    /// # Errors
+    /// [`VolumeError::Contended`], or what the store fails with.
+    pub async fn retire_epochs(&mut self) -> Result<(), VolumeError> {
+        self.change(|header, root, keyring| {
+            edit_epochs(header, root, keyring, EpochEdit::KeepCurrent)
+        })
+        .await
+    }
+
+    /// Reads the header again: others may have changed slots or epochs.
+    ///
+    /// # Errors
+    /// [`VolumeError::HeaderTampered`] also when the volume key was changed meanwhile; or what the store
+    /// fails with.
+    pub async fn refresh(&mut self) -> Result<(), VolumeError> {
+        let found = self.object.read().await?.ok_or(VolumeError::NoVolume)?;
+        self.adopt(&found)
+    }
+
     fn header(&self) -> &Header {
         self.signed.header()
     }
@@ -282,17 +325,18 @@ impl Volume {
     /// Applies `edit` to the newest header, again and again until nobody else came in between.
     async fn change(
         &mut self,
-        mut edit: impl FnMut(&mut Header) -> Result<(), VolumeError>,
+        mut edit: impl FnMut(&mut Header, &RootKeys, &Keyring) -> Result<(), VolumeError>,
     ) -> Result<(), VolumeError> {
         for _ in 0..CHANGE_ATTEMPTS_MAX {
             let found = self.object.read().await?.ok_or(VolumeError::NoVolume)?;
             self.adopt(&found)?;
             let mut header = self.header().clone();
-            edit(&mut header)?;
+            edit(&mut header, &self.root, &self.keyring)?;
             header.version = header.version.checked_add(1).ok_or(VolumeError::Contended)?;
             let next = Signed::new(header, |signed| self.root.header_mac(signed))?;
             let file = Bytes::from(next.to_file());
             if let Written::Done(_) = self.object.replace(Some(&found), file).await? {
+                self.keyring.adopt(open_keyring(&self.root, next.header())?);
                 self.signed = next;
                 return Ok(());
             }
@@ -310,7 +354,7 @@ impl Volume {
         if header.volume_id != self.id() || header.version < self.header_version() {
             return Err(VolumeError::HeaderReplaced);
         }
-        self.keyring = open_keyring(&self.root, header)?;
+        self.keyring.adopt(open_keyring(&self.root, header)?);
         self.signed = signed;
         Ok(())
     }
@@ -364,14 +408,18 @@ async fn unlock(header: &Header, secret: &Secret) -> Result<SecretKey, VolumeErr
 }
 
 fn open_keyring(root: &RootKeys, header: &Header) -> Result<Keyring, VolumeError> {
-    Keyring::open(header.volume_id, root.keyring_key(), &header.keyring.0).map_err(|error| {
-        VolumeError::Keyring {
-            source: match error {
-                KeyringError::Open(error) => Some(error),
-                KeyringError::Malformed => None,
-            },
-        }
-    })
+    Ok(Keyring::open(header.volume_id, root.keyring_key(), &header.keyring.0)?)
+}
+
+fn edit_epochs(
+    header: &mut Header,
+    root: &RootKeys,
+    keyring: &Keyring,
+    edit: EpochEdit,
+) -> Result<(), VolumeError> {
+    let sealed = keyring.edited(header.volume_id, root.keyring_key(), edit)?;
+    header.keyring = Base64(sealed);
+    Ok(())
 }
 
 #[cfg(test)]

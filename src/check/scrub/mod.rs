@@ -13,7 +13,6 @@
 
 mod files;
 mod objects;
-mod rate;
 mod state;
 mod trial;
 
@@ -32,12 +31,11 @@ use crate::format::{
     Counters, DirEntry, FreedRecord, InodeRecord, Key, KeyKind, Page, UnsweptRecord,
 };
 use crate::meta::{MetaError, MetaRead};
-use crate::store;
+use crate::store::{self, Rate};
 
 pub use files::DamagedFile;
 use files::DamagedPages;
 pub use objects::{DamagedObject, Objects, scrub_metadata};
-use rate::Rate;
 use state::State;
 use trial::Trial;
 

@@ -3,10 +3,10 @@
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::rate::Rate;
 use super::{PARALLEL, Progress};
 use crate::check::CheckError;
 use crate::check::refusal::refused_object;
+use crate::store::Rate;
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt as _};
 use crate::store::sealed;

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::Fault;
-use super::rate::Rate;
 use crate::base::{Inode, PackNumber};
 use crate::check::cursor::Cursor;
 use crate::check::refusal::refused_pack;
@@ -13,6 +12,7 @@ use crate::check::{Bucket, CheckError};
 use crate::data::{self, ChunkRef, DataError, Verdict};
 use crate::format::{Key, PAGE_BLOCKS, PackDirectory, PackRecord, Page, page_of};
 use crate::meta::MetaRead;
+use crate::store::Rate;
 
 /// What packs are tried with.
 pub(super) struct Trial<'a> {

@@ -32,7 +32,9 @@ pub enum View {
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// How often a read that misses an object of the state at hand is done again at the next one.
-const LOOKS_MAX: u32 = 3;
+const LOOKS_MAX: u32 = 1;
+/// The next state is not waited for any longer. Who wants to stay at one state reads again by himself.
+const NEXT_STATE_MAX: Duration = Duration::from_secs(30);
 
 /// A read-only view of a volume's records in the bucket.
 pub struct SlateReader {
@@ -89,7 +91,8 @@ impl SlateReader {
     /// Whether a read that failed after `looks` others is to be done again; waits for the next state.
     async fn looks_again(&self, looks: u32, error: &slatedb::Error) -> bool {
         // An object that compaction replaced is gone only for the state we still look at.
-        if self.view != View::Latest || looks >= LOOKS_MAX || !names_missing_object(error) {
+        let may_be_replaced = self.view == View::Latest && self.next_state <= NEXT_STATE_MAX;
+        if !may_be_replaced || looks >= LOOKS_MAX || !names_missing_object(error) {
             return false;
         }
         tracing::debug!(looks, %error, "an object is gone: looking again");

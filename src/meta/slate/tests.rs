@@ -334,4 +334,10 @@ async fn a_table_that_is_gone_for_good_is_told() {
     }
     let error = reader.get(b"key 00000001").await.unwrap_err();
     assert_eq!(error.kind(), crate::base::ErrorKind::Corrupt, "{error}");
+    // Who stays at one state for long is not made to wait for the next.
+    let mut patient = options();
+    patient.follow_interval = Duration::from_hours(12);
+    let reader = SlateReader::open(bucket.clone(), patient, View::Latest).await.unwrap();
+    let error = reader.get(b"key 00000001").await.unwrap_err();
+    assert_eq!(error.kind(), crate::base::ErrorKind::Corrupt, "{error}");
 }

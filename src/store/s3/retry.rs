@@ -12,6 +12,7 @@ use super::Inner;
 use super::errors::Failure;
 use super::outgoing::{Outgoing, answer_time, sending_time};
 use crate::store::object_store;
+use crate::store::trouble::Traffic;
 use crate::store::{StoreError, StoreFault};
 
 /// Attempts at one request. The deadline normally comes first.
@@ -46,12 +47,26 @@ where
     Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    upload(store, &Bytes::new(), |_| send()).await
+    repeat(store, Traffic::Others, &Bytes::new(), |_| send()).await
 }
 
 /// As [`run`], for a request with a body, which gets time of its own. Each attempt must watch its
 /// body with the [`Outgoing`] that it is given.
-pub(super) async fn upload<T, E, F, Fut>(store: &Inner, body: &Bytes, mut send: F) -> Outcome<T>
+pub(super) async fn upload<T, E, F, Fut>(store: &Inner, body: &Bytes, send: F) -> Outcome<T>
+where
+    F: FnMut(Outgoing) -> Fut,
+    Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    repeat(store, Traffic::Uploads, body, send).await
+}
+
+async fn repeat<T, E, F, Fut>(
+    store: &Inner,
+    traffic: Traffic,
+    body: &Bytes,
+    mut send: F,
+) -> Outcome<T>
 where
     F: FnMut(Outgoing) -> Fut,
     Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
@@ -69,7 +84,7 @@ where
         let limit = end.min(begun + answer_time(attempts) + body_time);
         let failure = match attempt(Box::pin(send(outgoing.clone())), &outgoing, limit).await {
             Ok(Ok(value)) => {
-                store.trouble.served();
+                store.trouble.served(traffic);
                 return Outcome { result: Ok(value), attempts, is_ambiguous };
             }
             Ok(Err(error)) => Failure::from_sdk(error),
@@ -79,9 +94,9 @@ where
                 .unwrap_or_else(|| Failure::timed_out(outgoing.describe(waited))),
         };
         if failure.fault.is_answer() {
-            store.trouble.served();
+            store.trouble.served(traffic);
         } else {
-            store.trouble.failed(begun.into_std(), failure.describe(store, "", attempts));
+            store.trouble.failed(traffic, begun.into_std(), failure.describe(store, "", attempts));
         }
         let wait = backoff(attempts);
         if !failure.is_passing || attempts == ATTEMPTS_MAX || Instant::now() + wait >= end {

@@ -23,6 +23,7 @@
 
 mod geometry;
 mod read;
+mod reseal;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -36,6 +37,7 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use slatedb_common::retry::NonRetryable;
 
 use self::read::Headers;
+use self::reseal::Writes;
 use super::object_store::path::Path;
 use super::object_store::{
     CopyMode, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
@@ -60,6 +62,7 @@ pub struct SealedStore {
     volume: VolumeId,
     kind: ObjectKind,
     headers: Arc<Headers>,
+    writes: Writes,
     part: usize,
 }
 
@@ -71,7 +74,22 @@ impl SealedStore {
         volume: VolumeId,
         kind: ObjectKind,
     ) -> Self {
-        Self { inner, keys, volume, kind, headers: Arc::default(), part: PART }
+        Self {
+            inner,
+            keys,
+            volume,
+            kind,
+            headers: Arc::default(),
+            writes: Writes::default(),
+            part: PART,
+        }
+    }
+
+    /// The same volume's objects of another kind.
+    #[must_use]
+    pub fn of_kind(&self, kind: ObjectKind) -> Self {
+        let (inner, keys) = (Arc::clone(&self.inner), self.keys.clone());
+        Self::new(inner, keys, self.volume, kind)
     }
 
     fn binding<'a>(&self, location: &'a Path) -> Binding<'a> {
@@ -139,6 +157,7 @@ impl ObjectStore for SealedStore {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
+        let _under_way = self.writes.begin();
         let sealed = write::seal_whole(self.sealer(location), payload).await?;
         self.inner.put_opts(location, sealed.into(), opts).await
     }
@@ -148,8 +167,10 @@ impl ObjectStore for SealedStore {
         location: &Path,
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
+        let under_way = self.writes.begin();
         let inner = self.inner.put_multipart_opts(location, opts).await?;
-        Ok(Box::new(write::SealedUpload::new(self.sealer(location), inner, self.part)))
+        let sealer = self.sealer(location);
+        Ok(Box::new(write::SealedUpload::new(sealer, inner, self.part, under_way)))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {

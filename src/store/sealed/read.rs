@@ -184,7 +184,7 @@ impl SealedStore {
     }
 
     /// A request for the header alone, and the ETag it came with.
-    async fn fetch_header(
+    pub(super) async fn fetch_header(
         &self,
         location: &Path,
         options: &GetOptions,

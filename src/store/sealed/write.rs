@@ -16,6 +16,7 @@ use futures::future;
 use tokio::sync::oneshot;
 
 use super::geometry::{CHUNK, sealed_len};
+use super::reseal::Token;
 use super::{INLINE_MAX, passing, seal_failed};
 use crate::crypto::{SealError, Sealer};
 use crate::store::object_store::{MultipartUpload, PutPayload, PutResult, Result, UploadPart};
@@ -104,11 +105,19 @@ struct State {
     inner: Box<dyn MultipartUpload>,
     /// Length of the parts sent on.
     part: usize,
+    /// The upload's sign that it lasts.
+    _under_way: Token,
 }
 
 impl SealedUpload {
-    pub(super) fn new(sealer: Sealer, inner: Box<dyn MultipartUpload>, part: usize) -> Self {
-        let state = State { pieces: Pieces::new(sealer, 0), broken: false, inner, part };
+    pub(super) fn new(
+        sealer: Sealer,
+        inner: Box<dyn MultipartUpload>,
+        part: usize,
+        under_way: Token,
+    ) -> Self {
+        let pieces = Pieces::new(sealer, 0);
+        let state = State { pieces, broken: false, inner, part, _under_way: under_way };
         Self(Arc::new(Shared { queue: Mutex::default(), state: Mutex::new(Some(state)) }))
     }
 }
@@ -198,7 +207,7 @@ impl MultipartUpload for SealedUpload {
     async fn abort(&mut self) -> Result<()> {
         let state = self.0.state().take();
         match state {
-            Some(State { mut inner, .. }) => inner.abort().await,
+            Some(mut state) => state.inner.abort().await,
             None => Ok(()),
         }
     }

@@ -1,5 +1,7 @@
 //! Garbage collection on a volume in memory.
 
+mod rekey;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

@@ -8,20 +8,22 @@ use tokio::time::{Instant, sleep_until};
 /// Nanoseconds in a second.
 const NANOS: u128 = 1_000_000_000;
 
-/// Lets so many bytes a second pass.
-pub(super) struct Rate {
+/// Lets so many bytes a second pass: for work in the background that must not take the whole line.
+#[derive(Debug)]
+pub struct Rate {
     bytes_per_second: Option<u64>,
     /// When the next bytes may pass.
     next: Mutex<Instant>,
 }
 
 impl Rate {
-    pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
+    /// Without a bound everything passes at once.
+    pub fn new(bytes_per_second: Option<u64>) -> Self {
         Self { bytes_per_second, next: Mutex::new(Instant::now()) }
     }
 
     /// Returns when `bytes` may pass.
-    pub(super) async fn wait(&self, bytes: u64) {
+    pub async fn wait(&self, bytes: u64) {
         let Some(rate) = self.bytes_per_second else { return };
         let turn = {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,337 @@
+//! Rekey: everything is sealed anew with the data key of a new epoch, then the old keys are destroyed.
+//!
+//! ```text
+//! begin   the header has a new epoch        -> what is new is sealed with it
+//! packs   of older epochs: their blocks are written anew, as in compaction; then they are deleted
+//! records metadata objects are sealed anew in place
+//! retire  nothing of an older epoch is left -> the header forgets its key
+//! ```
+//!
+//! The state of it is in the bucket: as long as the header has several epochs, a rekey is not done, and
+//! what is sealed with which key every pack's record and every object's header tells. So it goes on
+//! after a crash wherever it was.
+//!
+//! Invariant: a key goes only after every write that may have taken it has ended, every page shows
+//! packs of the new epoch alone, and a look at all metadata objects has found no older one.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{AcqRel, Release};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, watch};
+
+use super::{Collector, GcError, Relaxed};
+use crate::base::{Epoch, PackNumber};
+use crate::crypto::ObjectKind;
+use crate::format::PackRecord;
+use crate::store::object_store::{self, ObjectStore as _, path::Path};
+use crate::store::{Rate, SealedStore};
+use crate::volume::{LEASE_NAME, Pin, Volume};
+
+/// Where metadata objects lie below the volume's prefix.
+const METADATA: &str = "meta";
+/// Between two looks at what only time brings: freed packs may go, the lease was written anew.
+const PAUSE: Duration = Duration::from_secs(5);
+/// After an error it is tried again after this long, times the errors in a row.
+const ERROR_PAUSE: Duration = Duration::from_secs(10);
+/// But after this long at most.
+const ERROR_PAUSE_MAX: Duration = Duration::from_mins(10);
+
+/// How a rekey goes about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RekeyPolicy {
+    /// Most bytes a second that are sealed anew.
+    pub rate: Option<u64>,
+    /// Packs that are not needed any more are kept this long for followers; only then the old key can go.
+    pub keep: Duration,
+}
+
+/// What a rekey is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RekeyStage {
+    /// None was asked for since the mount.
+    #[default]
+    None,
+    /// Packs are written anew.
+    Packs,
+    /// Old packs are kept for followers, or for checkpoints.
+    Waiting,
+    /// Metadata objects are sealed anew.
+    Metadata,
+    /// The old keys are gone.
+    Done,
+}
+
+impl RekeyStage {
+    /// The word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Packs => "writing packs anew",
+            Self::Waiting => "waiting until old packs may go",
+            Self::Metadata => "sealing metadata anew",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// How far a rekey is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RekeyFigures {
+    /// What it does.
+    pub stage: RekeyStage,
+    /// The epoch of the new key; 0 before it is known.
+    pub epoch: u32,
+    /// Bytes of packs that are still sealed with an older key, as of the last look.
+    pub bytes_left: u64,
+    /// Bytes of packs and metadata objects sealed anew since the mount.
+    pub bytes_done: u64,
+    /// Metadata objects sealed anew since the mount.
+    pub objects_done: u64,
+    /// What went wrong last; it is tried again.
+    pub error: Option<String>,
+}
+
+/// Rekeys one mounted volume; one rekey at a time.
+pub struct Rekeyer {
+    pub(super) collector: Arc<Collector>,
+    pub(super) volume: Arc<Mutex<Volume>>,
+    /// The store of the metadata engine itself: it knows which writes are under way.
+    metadata: Arc<SealedStore>,
+    /// Told when the header has changed.
+    changed: Box<dyn Fn(Pin) + Send + Sync>,
+    figures: std::sync::Mutex<RekeyFigures>,
+    is_running: AtomicBool,
+}
+
+impl Rekeyer {
+    /// For a mounted volume; `changed` is told of each change of its header.
+    pub fn new(
+        collector: Arc<Collector>,
+        volume: Arc<Mutex<Volume>>,
+        metadata: Arc<SealedStore>,
+        changed: impl Fn(Pin) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            collector,
+            volume,
+            metadata,
+            changed: Box::new(changed),
+            figures: std::sync::Mutex::default(),
+            is_running: AtomicBool::new(false),
+        }
+    }
+
+    /// How far it is.
+    pub fn figures(&self) -> RekeyFigures {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, note: impl FnOnce(&mut RekeyFigures)) {
+        note(&mut self.figures.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether one was begun and is not done, by this mount or an earlier one.
+    pub async fn is_unfinished(&self) -> bool {
+        self.volume.lock().await.epochs().len() > 1
+    }
+
+    /// Rekeys in the background until it is done or `stop` says so; goes on with one that was begun.
+    /// Errors are told by [`figures`](Self::figures), and it is tried again. Does nothing if one is running.
+    pub fn start(self: &Arc<Self>, policy: RekeyPolicy, stop: watch::Receiver<bool>) {
+        if self.is_running.swap(true, AcqRel) {
+            return;
+        }
+        self.note(|figures| figures.stage = RekeyStage::Packs);
+        let rekeyer = Arc::clone(self);
+        tokio::spawn(async move {
+            rekeyer.run(policy, stop).await;
+            rekeyer.note(|figures| {
+                if figures.stage != RekeyStage::Done {
+                    figures.stage = RekeyStage::None;
+                }
+            });
+            rekeyer.is_running.store(false, Release);
+        });
+    }
+
+    async fn run(&self, policy: RekeyPolicy, mut stop: watch::Receiver<bool>) {
+        let mut errors = 0;
+        loop {
+            let ended = tokio::select! {
+                ended = self.rekey(policy) => ended,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match ended {
+                Ok(()) => {
+                    tracing::info!(figures = ?self.figures(), "rekeyed");
+                    self.note(|figures| figures.error = None);
+                    return;
+                }
+                Err(GcError::Ended) => return,
+                Err(error) => {
+                    tracing::warn!("not rekeyed yet, tried again: {error}");
+                    self.note(|figures| figures.error = Some(error.to_string()));
+                    errors += 1;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(ERROR_PAUSE.saturating_mul(errors).min(ERROR_PAUSE_MAX)) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Rekeys once.
+    ///
+    /// # Errors
+    /// [`GcError`]; what was done until then stays done, and the next call goes on there.
+    pub async fn rekey(&self, policy: RekeyPolicy) -> Result<(), GcError> {
+        let rate = Rate::new(policy.rate);
+        let (epoch, pin) = {
+            let mut volume = self.volume.lock().await;
+            let epoch = volume.begin_epoch().await?;
+            (epoch, volume.pin(self.collector.parts.fs.committed()))
+        };
+        (self.changed)(pin);
+        self.note(|figures| (figures.stage, figures.epoch) = (RekeyStage::Packs, epoch.0));
+        self.packs(epoch, &rate).await?;
+        self.note(|figures| figures.stage = RekeyStage::Waiting);
+        self.old_packs_gone(policy.keep).await?;
+        self.note(|figures| figures.stage = RekeyStage::Metadata);
+        self.metadata(&rate).await?;
+        self.lease(epoch).await?;
+        self.nothing_old_is_shown(epoch).await?;
+        let pin = {
+            let mut volume = self.volume.lock().await;
+            volume.retire_epochs().await?;
+            volume.pin(self.collector.parts.fs.committed())
+        };
+        (self.changed)(pin);
+        self.note(|figures| figures.stage = RekeyStage::Done);
+        Ok(())
+    }
+
+    /// Writes anew what packs of older epochs hold.
+    async fn packs(&self, epoch: Epoch, rate: &Rate) -> Result<(), GcError> {
+        let gc = &self.collector;
+        let mut last = None;
+        loop {
+            // A pack that was sealed before the new key was there belongs to a group that is committed now.
+            gc.parts.fs.commit().await?;
+            let old = self.old_packs(epoch).await?;
+            let left: u64 = old.iter().map(|(_, record)| record.size).sum();
+            self.note(|figures| figures.bytes_left = left);
+            if old.is_empty() {
+                return Ok(());
+            }
+            let numbers: Vec<_> = old.iter().map(|(pack, _)| *pack).collect();
+            if last.as_ref() == Some(&numbers) {
+                return Err(GcError::NotRekeyed { packs: numbers.len() as u64 });
+            }
+            for (pack, record) in &old {
+                rate.wait(record.size).await;
+                let _turn = gc.turn.lock().await;
+                gc.compact_pack(*pack, record).await?;
+                self.note(|figures| {
+                    figures.bytes_done += record.size;
+                    figures.bytes_left = figures.bytes_left.saturating_sub(record.size);
+                });
+            }
+            last = Some(numbers);
+        }
+    }
+
+    async fn old_packs(&self, epoch: Epoch) -> Result<Vec<(PackNumber, PackRecord)>, GcError> {
+        let (mut from, mut old) = (PackNumber(0), Vec::new());
+        loop {
+            let page = self.collector.parts.fs.packs(from).await?;
+            let Some((last, _)) = page.last() else { return Ok(old) };
+            from = PackNumber(last.0.saturating_add(1));
+            old.extend(page.into_iter().filter(|(_, record)| record.epoch != epoch));
+        }
+    }
+
+    /// Waits until what was freed by now is deleted, and orphans with it.
+    async fn old_packs_gone(&self, keep: Duration) -> Result<(), GcError> {
+        let gc = &self.collector;
+        let until = gc.parts.fs.committed();
+        loop {
+            {
+                let _turn = gc.turn.lock().await;
+                gc.sweep().await?;
+                gc.counts.kept_packs.store(0, Relaxed);
+                gc.counts.kept_bytes.store(0, Relaxed);
+                gc.delete(keep).await?;
+                gc.parts.fs.commit().await?;
+            }
+            let left = gc.parts.fs.freed_packs(crate::base::CommitNumber(0)).await?;
+            if left.iter().all(|freed| freed.commit > until) {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Seals metadata objects anew until there are none of older epochs and none can come.
+    async fn metadata(&self, rate: &Rate) -> Result<(), GcError> {
+        loop {
+            self.metadata.settle().await;
+            let store = &self.collector.parts.store;
+            let listed: Vec<_> = store.list(Some(&Path::from(METADATA))).try_collect().await?;
+            let mut anew = 0;
+            for object in listed {
+                let Some(bytes) = self.metadata.reseal(&object.location).await? else { continue };
+                anew += 1;
+                self.note(|figures| {
+                    figures.objects_done += 1;
+                    figures.bytes_done += bytes;
+                });
+                rate.wait(bytes).await;
+            }
+            if anew == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The lease is written anew with each sign of life.
+    async fn lease(&self, epoch: Epoch) -> Result<(), GcError> {
+        let lease = self.metadata.of_kind(ObjectKind::Lease);
+        loop {
+            match lease.epoch_of(&Path::from(LEASE_NAME)).await {
+                Ok(found) if found != epoch => {}
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// A pack whose record is lost is in no list of old ones; with the old key its content would go.
+    async fn nothing_old_is_shown(&self, epoch: Epoch) -> Result<(), GcError> {
+        let fs = &self.collector.parts.fs;
+        let mut shown = fs.packs_shown().await?;
+        let mut from = PackNumber(0);
+        loop {
+            let page = fs.packs(from).await?;
+            let Some((last, _)) = page.last() else { break };
+            from = PackNumber(last.0.saturating_add(1));
+            for (pack, _) in page.iter().filter(|(_, record)| record.epoch == epoch) {
+                shown.remove(pack);
+            }
+        }
+        // Those that were freed since the pages were read are new ones, too.
+        for freed in fs.freed_packs(crate::base::CommitNumber(0)).await? {
+            shown.remove(&freed.pack);
+        }
+        if shown.is_empty() {
+            return Ok(());
+        }
+        Err(GcError::NotRekeyed { packs: shown.len() as u64 })
+    }
+}
