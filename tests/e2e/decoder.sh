@@ -84,17 +84,20 @@ facts() {
     ) >"$2"
 }
 
-# write_volume NAME: fills the current machine's volume in two mounts; the second leaves by a crash after
-# a flush, so that the newest records stand in the log alone.
+# write_volume NAME [COMMAND...]: fills the current machine's volume in two mounts; the second leaves by a crash after
+# a flush, so that the newest records stand in the log alone. COMMAND is run in it, on the mount.
 write_volume() {
+    local name=$1
+    shift
     mount_volume
     fill "$mnt"
     umount_volume
     mount_volume
     change "$mnt"
+    if [ $# -gt 0 ]; then run "$@" "$mnt"; fi
     echo "after the tables" >"$mnt/late"
     flush_volume
-    facts "$mnt" "$work/$1.facts"
+    facts "$mnt" "$work/$name.facts"
     crash
 }
 
@@ -144,7 +147,7 @@ refusals() {
     local bad=$work/bad file other
     cp -a "$1" "$bad"
     broken "the header" "MAC is wrong|slot" lidfs.json "$(($(grep -abo '"created"' "$bad/lidfs.json" | head -n 1 | cut -d: -f 1) + 12))"
-    broken "the MAC" "MAC is wrong" lidfs.json -10
+    broken "the MAC" "MAC" lidfs.json -10
     broken "the slot" "opens no slot" lidfs.json "$(($(header_byte wrapped) + 180))"
     broken "the keyring" "MAC is wrong" lidfs.json "$(($(header_byte keyring) + 180))"
     broken "the lease" "authentication" lease 100
@@ -192,12 +195,14 @@ restored dir "$work/dir/objects"
 passphrase "$work/dir/objects"
 refusals "$work/dir/objects"
 
-# By an S3 bucket, as `aws s3 sync` would fetch it; without compression, and with small blocks.
+# By an S3 bucket, as `aws s3 sync` would fetch it; without compression, with small blocks, and sealed anew by a later key.
 server s3s-fs
 new_volume bucket '[write]
 compression = "none"
 block_size = "4 KiB"'
-write_volume bucket
+write_volume bucket "$lidfs" key rekey --keep 0s
 mkdir "$work/dump"
 s3 dump "$bucket" "$work/dump"
 restored bucket "$work/dump/volume"
+info=$(decode "$work/dump/volume" info)
+grep -q '^epochs 2, ' <<<"$info" || fail "after a rekey: $info"

@@ -26,15 +26,15 @@ for form, needle in forms.items():
 PYTHON
 }
 
-# The keys that the keyfile leads to, each into a file: by the second implementation.
+# derived_keys VOLUME DIR: the keys that the keyfile leads to, each into a file, by the second implementation.
 derived_keys() {
-    "$python" - "$root/tests/decoder" "$key" "$1" "$work/derived" <<'PYTHON'
+    "$python" - "$root/tests/decoder" "$key" "$1" "$2" <<'PYTHON'
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
 from volume import Volume, keyfile_secret
 volume = Volume.open(sys.argv[3], "keyfile", keyfile_secret(pathlib.Path(sys.argv[2]).read_text()))
 out = pathlib.Path(sys.argv[4])
-out.mkdir()
+out.mkdir(exist_ok=True)
 (out / "volume-key").write_bytes(volume.volume_key)
 (out / "names-key").write_bytes(volume.names_key)
 for epoch, key in volume.data_keys.items():
@@ -128,6 +128,18 @@ said selftest-json "$lidfs" doctor --selftest --json -c "$conf"
 said fsck "$lidfs" fsck -c "$conf"
 said fsck-json "$lidfs" fsck --json -c "$conf"
 said scrub "$lidfs" scrub --json -c "$conf"
+# Its keys before and after: data-key-1 is destroyed, data-key-2 takes its place.
+bucket_files() {
+    rm -rf "$work/bucket"
+    mkdir "$work/bucket"
+    s3 dump "$bucket" "$work/bucket"
+}
+bucket_files
+derived_keys "$work/bucket/volume" "$work/derived"
+said rekey "$lidfs" key rekey --keep 0s "$mnt"
+bucket_files
+derived_keys "$work/bucket/volume" "$work/derived"
+[ -e "$work/derived/data-key-2" ] || fail "there is no new data key: $(ls "$work/derived")"
 for code in "${codes[@]}"; do [ "$code" -eq 0 ] || fail "a command that should succeed did not: $(cat "$work/codes")"; done
 
 # What fails says why, and no more than that.
@@ -154,10 +166,6 @@ for part in cmdline environ status maps; do cat "/proc/$pid/$part" >"$spoken/pro
 [ -s "$spoken/proc.environ" ] || fail "/proc/$pid/environ is empty, so it shows nothing"
 ls -l "/proc/$pid/fd" >"$spoken/proc.fd"
 
-# The keys behind the keyfile, by the header as it stands in the bucket.
-mkdir "$work/bucket"
-s3 dump "$bucket" "$work/bucket"
-derived_keys "$work/bucket/volume"
 for file in "$secrets"/* "$work/derived"/*; do secret "$(basename "$file")" "$file"; done >"$work/needles"
 [ "$(wc -l <"$work/needles")" -eq $(($(find "$secrets" "$work/derived" -type f | wc -l) * 9)) ] || fail "needles are missing"
 control
@@ -179,7 +187,7 @@ look
 counted() { awk -v name="$1" -F '[\t ]' '$1 == name { print $'"$2"' }' "$work/image"; }
 # The SDK keeps the account's key in ordinary memory: it shows that the search finds what is there, and why core files are off.
 [ "$(counted aws-secret.raw 3)" -gt 0 ] || fail "the account's key was not found in memory, so the search shows nothing"
-for name in volume-key names-key data-key-1; do
+for name in volume-key names-key data-key-2; do
     [ "$(counted $name.raw 5)" -gt 0 ] || fail "$name is not in locked memory, where it must be"
     [ "$(counted $name.raw 7)" -eq 0 ] || fail "$name stands in pages that may be swapped out"
 done
