@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::{BlockSize, CommitNumber, Epoch, ErrorKind, KIB};
-use crate::format::header::{Compression, Header, SLOTS_MAX, SlotId};
+use crate::format::header::{Compression, SLOTS_MAX, SlotId};
 use crate::keys::{self, SlotKind};
 use crate::store::StoreFault;
 use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
@@ -63,11 +63,11 @@ async fn every_slot_is_tried_and_one_with_a_foreign_volume_key_is_told() {
     let mut volume = create(&store, &[keyfile(1), keyfile(2)]).await.unwrap();
     let foreign = SecretKey::generate();
     let planted = keys::wrap(volume.id(), &foreign, &slot(keyfile(1), ""), CREATED).await.unwrap();
-    let plant = |header: &mut Header| {
+    let changed = volume.change(|header, _, _| {
         header.slots.push(planted.clone());
         Ok(())
-    };
-    volume.change(plant).await.unwrap();
+    });
+    changed.await.unwrap();
     let trials = volume.try_slots(&keyfile(1)).await;
     let trials: Vec<_> = trials.into_iter().map(|(_, trial)| trial).collect();
     let expected =
