@@ -45,7 +45,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("thiserror", ANYWHERE),
     ("tracing", ANYWHERE),
     // Not in format and crypto, which are pure.
-    ("async-trait", &["proofs/", "daemon/", "fuse/", "fs/", "data/", "meta/", "store/"]),
+    ("async-trait", &["proofs/", "daemon/", "fuse/", "fs/", "data/", "meta/", "volume/", "store/"]),
     (
         "futures",
         &[

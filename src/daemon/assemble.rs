@@ -210,6 +210,7 @@ impl Opening<'_> {
             tracing::warn!(host = other.host, pid = other.pid, "took the volume over");
         }
         let lease = self.lease.insert(lease);
+        self.volume.refresh().await.map_err(|source| self.storage.volume_error(source))?;
         let mut options = SlateOptions::new(background);
         options.conditional_overwrites = report.conditional_update;
         let sealed = self.storage.sealed(&self.volume);
@@ -254,7 +255,7 @@ impl Opening<'_> {
     }
 
     async fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take()
+        if let Some(mut lease) = self.lease.take()
             && let Err(error) = lease.release().await
         {
             tracing::warn!(%error, "the lease could not be released: it becomes free by its age");

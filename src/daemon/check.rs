@@ -100,14 +100,17 @@ pub async fn mend(
     secret: &Secret,
     takeover: bool,
 ) -> Result<Checked, DaemonError> {
-    let (storage, volume) = open_volume(config, secret).await?;
+    let (storage, mut volume) = open_volume(config, secret).await?;
     let report = storage.probe().await?;
     let site = lease_site(&storage, &volume);
     let lease = Lease::acquire(site, "lidfs fsck --repair", takeover).await;
     let mut lease = lease.map_err(|source| lease_error(&storage, source))?;
     let mut options = SlateOptions::new(Handle::current());
     options.conditional_overwrites = report.conditional_update;
-    let mended = mend_held(&storage, &volume, options, &mut lease).await;
+    let mended = match volume.refresh().await {
+        Ok(()) => mend_held(&storage, &volume, options, &mut lease).await,
+        Err(source) => Err(storage.volume_error(source)),
+    };
     let released = lease.release().await.map_err(|source| lease_error(&storage, source));
     let mut checked = mended?;
     if let Err(error) = released {
@@ -359,7 +362,7 @@ mod tests {
         create(&config, slot.clone()).await.unwrap();
         let (storage, volume) = open_volume(&config, &slot.secret).await.unwrap();
         let site = lease_site(&storage, &volume);
-        let lease = Lease::acquire(site, "/mnt", false).await.unwrap();
+        let mut lease = Lease::acquire(site, "/mnt", false).await.unwrap();
         assert!(check(&config, &slot.secret).await.unwrap().before.is_clean());
         let error = mend(&config, &slot.secret, false).await.unwrap_err();
         assert!(matches!(error, DaemonError::Lease { .. }), "{error}");
@@ -429,7 +432,7 @@ mod tests {
         let (config, slot) = volume_in(dir.path());
         create(&config, slot.clone()).await.unwrap();
         let (storage, volume) = open_volume(&config, &slot.secret).await.unwrap();
-        let lease = Lease::acquire(lease_site(&storage, &volume), "/mnt", false).await.unwrap();
+        let mut lease = Lease::acquire(lease_site(&storage, &volume), "/mnt", false).await.unwrap();
         lease.release().await.unwrap();
         let at = dir.path().join("volume");
         let scrub = async || Box::pin(scrub(&config, &slot.secret, None, false, &|_| {})).await;

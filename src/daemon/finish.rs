@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::serve::Live;
+use super::serve::{KeptLease, Live};
 use super::shared::Shared;
 use super::signals::Signals;
 use super::{DaemonError, notify};
@@ -76,10 +76,10 @@ pub(super) async fn until_ended(
     stored
 }
 
-async fn release(lease: Option<tokio::task::JoinHandle<Option<crate::volume::Lease>>>) {
+async fn release(lease: Option<KeptLease>) {
     let Some(keeper) = lease else { return };
     if let Ok(Some(lease)) = keeper.await
-        && let Err(error) = lease.release().await
+        && let Err(error) = lease.lock().await.release().await
     {
         tracing::warn!(%error, "the lease could not be released: it becomes free by its age");
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
 use super::notify;
@@ -21,17 +21,18 @@ const NOTIFY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Gives the lease's signs of life until `stop`; the lease is then there to release.
 pub(super) fn keep_lease(
-    mut lease: Lease,
+    lease: Arc<Mutex<Lease>>,
     shared: Arc<Shared>,
     mut stop: watch::Receiver<bool>,
-) -> JoinHandle<Option<Lease>> {
+) -> JoinHandle<Option<Arc<Mutex<Lease>>>> {
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return Some(lease),
                 () = tokio::time::sleep(HEARTBEAT_INTERVAL) => {}
             }
-            match lease.heartbeat().await {
+            let beat = lease.lock().await.heartbeat().await;
+            match beat {
                 Ok(()) => {}
                 Err(error @ LeaseError::Lost { .. }) => {
                     tracing::error!(%error, "the lease is lost");

@@ -104,7 +104,8 @@ impl Storage {
     /// The store for metadata: above it plaintext, below it ciphertext.
     pub(super) fn sealed(&self, volume: &Volume) -> Arc<SealedStore> {
         let (store, keys) = (Arc::clone(&self.store), volume.data_keys());
-        Arc::new(SealedStore::new(store, keys, volume.id(), ObjectKind::Metadata))
+        let sealed = SealedStore::new(store, keys, volume.id(), ObjectKind::Metadata);
+        Arc::new(sealed.with_loader(Arc::new(volume.key_loader())))
     }
 
     pub(super) fn meta_error(&self, source: MetaError) -> DaemonError {

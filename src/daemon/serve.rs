@@ -20,7 +20,7 @@ use super::{DaemonError, control, finish, keepers, log, notify, system};
 use crate::config::Config;
 use crate::fs::FileSystem;
 use crate::fuse::{self, FuseError, FuseOptions};
-use crate::gc::Rekeyer;
+use crate::gc::{RekeyParts, Rekeyer};
 use crate::keys::KeySource;
 use crate::volume::{Lease, Pin};
 
@@ -150,7 +150,9 @@ async fn mount_and_serve(
     }
     let pin = volume.pin(*fs.commits().borrow());
     let (storage, id) = (Arc::new(storage), volume.id());
-    let rekeyer = collector.clone().zip(sealed).map(|(collector, sealed)| {
+    let lease = lease.map(|lease| Arc::new(tokio::sync::Mutex::new(lease)));
+    let rekeyer = collector.clone().zip(sealed).zip(lease.clone());
+    let rekeyer = rekeyer.map(|((collector, metadata), lease)| {
         let storage = Arc::clone(&storage);
         let remember = move |pin: Pin| {
             if let Err(error) = storage.pins.record(&storage.location, &pin) {
@@ -158,7 +160,8 @@ async fn mount_and_serve(
             }
         };
         let volume = Arc::new(tokio::sync::Mutex::new(volume));
-        Arc::new(Rekeyer::new(collector, volume, sealed, remember))
+        let parts = RekeyParts { collector, volume, lease, metadata };
+        Arc::new(Rekeyer::new(parts, remember))
     });
     let shared = Arc::new(Shared {
         mountpoint: mount.path().to_owned(),
@@ -199,17 +202,20 @@ async fn abandon(fs: &FileSystem, lease: Option<Lease>) {
     if let Err(error) = fs.close().await {
         tracing::warn!(%error, "the volume was not closed cleanly: the next mount recovers it");
     }
-    if let Some(lease) = lease
+    if let Some(mut lease) = lease
         && let Err(error) = lease.release().await
     {
         tracing::warn!(%error, "the lease could not be released: it becomes free by its age");
     }
 }
 
+/// Who gives the lease's signs of life; at its end the lease, unless it was lost.
+pub(super) type KeptLease = tokio::task::JoinHandle<Option<Arc<tokio::sync::Mutex<Lease>>>>;
+
 /// A mount that answers, and its tasks.
 pub(super) struct Live {
     pub shared: Arc<Shared>,
-    pub lease: Option<tokio::task::JoinHandle<Option<Lease>>>,
+    pub lease: Option<KeptLease>,
     pub pin: tokio::task::JoinHandle<()>,
     pub control: control::Server,
     /// Found by other commands as long as this lives.
@@ -221,7 +227,7 @@ impl Live {
         shared: Arc<Shared>,
         storage: Arc<Storage>,
         pin: Pin,
-        lease: Option<Lease>,
+        lease: Option<Arc<tokio::sync::Mutex<Lease>>>,
         (place, listener): (Place, UnixListener),
         config: &Config,
     ) -> Self {

@@ -4,7 +4,7 @@ use crate::base::ErrorKind;
 use crate::fs::FsError;
 use crate::meta::MetaError;
 use crate::store::object_store;
-use crate::volume::VolumeError;
+use crate::volume::{LeaseError, VolumeError};
 
 /// Why garbage could not be collected.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,9 @@ pub enum GcError {
     /// The header could not be changed.
     #[error("the volume's epochs could not be changed: {0}")]
     Volume(#[from] VolumeError),
+    /// It is not known whether this mount still holds the volume.
+    #[error("the lease could not be written: {0}")]
+    Lease(#[from] LeaseError),
     /// The store did not say whether an object is there, or did not delete it.
     #[error("a pack could not be looked at or deleted, try again: {0}")]
     Store(#[from] object_store::Error),

@@ -32,7 +32,7 @@ use crate::meta::MetaStore;
 use crate::store::object_store::ObjectStore;
 
 pub use error::GcError;
-pub use rekey::{RekeyFigures, RekeyPolicy, RekeyStage, Rekeyer};
+pub use rekey::{RekeyFigures, RekeyParts, RekeyPolicy, RekeyStage, Rekeyer};
 
 /// After an error a collection in the background waits this long, times the errors in a row.
 const PAUSE: Duration = Duration::from_mins(1);

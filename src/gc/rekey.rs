@@ -12,7 +12,9 @@
 //! after a crash wherever it was.
 //!
 //! Invariant: a key goes only after every write that may have taken it has ended, every page shows
-//! packs of the new epoch alone, and a look at all metadata objects has found no older one.
+//! packs of the new epoch alone, and a look at all metadata objects has found no older one; and only while
+//! the lease is held without a break since the epoch began: a writer reads the header after it took
+//! the lease, so no later one seals with an older key.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{AcqRel, Release};
@@ -25,15 +27,14 @@ use tokio::sync::{Mutex, watch};
 
 use super::{Collector, GcError, Relaxed};
 use crate::base::{Epoch, PackNumber};
-use crate::crypto::ObjectKind;
 use crate::format::PackRecord;
-use crate::store::object_store::{self, ObjectStore as _, path::Path};
+use crate::store::object_store::{ObjectStore as _, path::Path};
 use crate::store::{Rate, SealedStore};
-use crate::volume::{LEASE_NAME, Pin, Volume};
+use crate::volume::{Lease, LeaseError, Pin, Volume};
 
 /// Where metadata objects lie below the volume's prefix.
 const METADATA: &str = "meta";
-/// Between two looks at what only time brings: freed packs may go, the lease was written anew.
+/// Between two looks whether freed packs may go.
 const PAUSE: Duration = Duration::from_secs(5);
 /// After an error it is tried again after this long, times the errors in a row.
 const ERROR_PAUSE: Duration = Duration::from_secs(10);
@@ -96,12 +97,21 @@ pub struct RekeyFigures {
     pub error: Option<String>,
 }
 
+/// What a rekey works on.
+pub struct RekeyParts {
+    /// Writes packs anew and deletes the old ones.
+    pub collector: Arc<Collector>,
+    /// The header.
+    pub volume: Arc<Mutex<Volume>>,
+    /// Taken before the header was read.
+    pub lease: Arc<Mutex<Lease>>,
+    /// The store of the metadata engine itself: it knows which writes are under way.
+    pub metadata: Arc<SealedStore>,
+}
+
 /// Rekeys one mounted volume; one rekey at a time.
 pub struct Rekeyer {
-    pub(super) collector: Arc<Collector>,
-    pub(super) volume: Arc<Mutex<Volume>>,
-    /// The store of the metadata engine itself: it knows which writes are under way.
-    metadata: Arc<SealedStore>,
+    pub(super) parts: RekeyParts,
     /// Told when the header has changed.
     changed: Box<dyn Fn(Pin) + Send + Sync>,
     figures: std::sync::Mutex<RekeyFigures>,
@@ -110,16 +120,9 @@ pub struct Rekeyer {
 
 impl Rekeyer {
     /// For a mounted volume; `changed` is told of each change of its header.
-    pub fn new(
-        collector: Arc<Collector>,
-        volume: Arc<Mutex<Volume>>,
-        metadata: Arc<SealedStore>,
-        changed: impl Fn(Pin) + Send + Sync + 'static,
-    ) -> Self {
+    pub fn new(parts: RekeyParts, changed: impl Fn(Pin) + Send + Sync + 'static) -> Self {
         Self {
-            collector,
-            volume,
-            metadata,
+            parts,
             changed: Box::new(changed),
             figures: std::sync::Mutex::default(),
             is_running: AtomicBool::new(false),
@@ -137,7 +140,7 @@ impl Rekeyer {
 
     /// Whether one was begun and is not done, by this mount or an earlier one.
     pub async fn is_unfinished(&self) -> bool {
-        self.volume.lock().await.epochs().len() > 1
+        self.parts.volume.lock().await.epochs().len() > 1
     }
 
     /// Rekeys in the background until it is done or `stop` says so; goes on with one that was begun.
@@ -193,9 +196,9 @@ impl Rekeyer {
     pub async fn rekey(&self, policy: RekeyPolicy) -> Result<(), GcError> {
         let rate = Rate::new(policy.rate);
         let (epoch, pin) = {
-            let mut volume = self.volume.lock().await;
+            let mut volume = self.parts.volume.lock().await;
             let epoch = volume.begin_epoch().await?;
-            (epoch, volume.pin(self.collector.parts.fs.committed()))
+            (epoch, volume.pin(self.parts.collector.parts.fs.committed()))
         };
         (self.changed)(pin);
         self.note(|figures| (figures.stage, figures.epoch) = (RekeyStage::Packs, epoch.0));
@@ -204,12 +207,18 @@ impl Rekeyer {
         self.old_packs_gone(policy.keep).await?;
         self.note(|figures| figures.stage = RekeyStage::Metadata);
         self.metadata(&rate).await?;
-        self.lease(epoch).await?;
         self.nothing_old_is_shown(epoch).await?;
+        // Sealed with the new key; and nobody else held it since the epoch began, so nobody who writes
+        // has a header without that.
+        match self.parts.lease.lock().await.heartbeat().await {
+            Ok(()) => {}
+            Err(LeaseError::Lost { .. }) => return Err(GcError::Ended),
+            Err(error) => return Err(error.into()),
+        }
         let pin = {
-            let mut volume = self.volume.lock().await;
+            let mut volume = self.parts.volume.lock().await;
             volume.retire_epochs().await?;
-            volume.pin(self.collector.parts.fs.committed())
+            volume.pin(self.parts.collector.parts.fs.committed())
         };
         (self.changed)(pin);
         self.note(|figures| figures.stage = RekeyStage::Done);
@@ -218,7 +227,7 @@ impl Rekeyer {
 
     /// Writes anew what packs of older epochs hold.
     async fn packs(&self, epoch: Epoch, rate: &Rate) -> Result<(), GcError> {
-        let gc = &self.collector;
+        let gc = &self.parts.collector;
         let mut last = None;
         loop {
             // A pack that was sealed before the new key was there belongs to a group that is committed now.
@@ -249,7 +258,7 @@ impl Rekeyer {
     async fn old_packs(&self, epoch: Epoch) -> Result<Vec<(PackNumber, PackRecord)>, GcError> {
         let (mut from, mut old) = (PackNumber(0), Vec::new());
         loop {
-            let page = self.collector.parts.fs.packs(from).await?;
+            let page = self.parts.collector.parts.fs.packs(from).await?;
             let Some((last, _)) = page.last() else { return Ok(old) };
             from = PackNumber(last.0.saturating_add(1));
             old.extend(page.into_iter().filter(|(_, record)| record.epoch != epoch));
@@ -258,7 +267,7 @@ impl Rekeyer {
 
     /// Waits until what was freed by now is deleted, and orphans with it.
     async fn old_packs_gone(&self, keep: Duration) -> Result<(), GcError> {
-        let gc = &self.collector;
+        let gc = &self.parts.collector;
         let until = gc.parts.fs.committed();
         loop {
             {
@@ -280,12 +289,14 @@ impl Rekeyer {
     /// Seals metadata objects anew until there are none of older epochs and none can come.
     async fn metadata(&self, rate: &Rate) -> Result<(), GcError> {
         loop {
-            self.metadata.settle().await;
-            let store = &self.collector.parts.store;
+            self.parts.metadata.settle().await;
+            let store = &self.parts.collector.parts.store;
             let listed: Vec<_> = store.list(Some(&Path::from(METADATA))).try_collect().await?;
             let mut anew = 0;
             for object in listed {
-                let Some(bytes) = self.metadata.reseal(&object.location).await? else { continue };
+                let Some(bytes) = self.parts.metadata.reseal(&object.location).await? else {
+                    continue;
+                };
                 anew += 1;
                 self.note(|figures| {
                     figures.objects_done += 1;
@@ -299,22 +310,9 @@ impl Rekeyer {
         }
     }
 
-    /// The lease is written anew with each sign of life.
-    async fn lease(&self, epoch: Epoch) -> Result<(), GcError> {
-        let lease = self.metadata.of_kind(ObjectKind::Lease);
-        loop {
-            match lease.epoch_of(&Path::from(LEASE_NAME)).await {
-                Ok(found) if found != epoch => {}
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
     /// A pack whose record is lost is in no list of old ones; with the old key its content would go.
     async fn nothing_old_is_shown(&self, epoch: Epoch) -> Result<(), GcError> {
-        let fs = &self.collector.parts.fs;
+        let fs = &self.parts.collector.parts.fs;
         let mut shown = fs.packs_shown().await?;
         let mut from = PackNumber(0);
         loop {

@@ -41,7 +41,7 @@ pub use open::{OpenError, OpenStore, Transport, open};
 pub use probe::{ProbeError, ProbeReport, probe};
 pub use rate::Rate;
 pub use s3::{S3Config, S3Store};
-pub use sealed::SealedStore;
+pub use sealed::{LoadKeys, SealedStore};
 pub use sentence::sentence;
 pub use slatedb::object_store;
 pub use trouble::Trouble;

@@ -195,7 +195,7 @@ impl Lease {
     ///
     /// # Errors
     /// As [`heartbeat`](Self::heartbeat); the lease then becomes free by its age.
-    pub async fn release(mut self) -> Result<(), LeaseError> {
+    pub async fn release(&mut self) -> Result<(), LeaseError> {
         self.record.heartbeat = self.site.clock.now().seconds;
         self.record.released = true;
         self.write().await

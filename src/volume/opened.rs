@@ -8,7 +8,7 @@ use futures::StreamExt;
 use super::keyring::{EpochEdit, Keyring};
 use super::object::{Found, ObjectError, SmallObject, Written};
 use super::root::RootKeys;
-use super::{Fingerprint, Pin, VolumeError};
+use super::{Fingerprint, KeyLoader, Pin, VolumeError};
 use crate::base::{Clock, CommitNumber, Epoch, VolumeId};
 use crate::crypto::{DataKeys, SecretKey, random_bytes};
 use crate::format::header::{
@@ -308,7 +308,19 @@ impl Volume {
         .await
     }
 
-    /// Reads the header again: others may have changed slots or epochs.
+    /// What gives new data keys to whoever has this volume's, when others rekey it.
+    pub fn key_loader(&self) -> KeyLoader {
+        KeyLoader {
+            object: self.object.clone(),
+            root: self.root.clone(),
+            volume: self.id(),
+            keys: self.keyring.data().clone(),
+            version: self.header_version().into(),
+        }
+    }
+
+    /// Reads the header again. A writer does so once it holds the lease: whoever held it before may have
+    /// begun a new epoch, and destroys the old key as long as nobody else took the lease.
     ///
     /// # Errors
     /// [`VolumeError::HeaderTampered`] also when the volume key was changed meanwhile; or what the store

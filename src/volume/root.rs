@@ -30,6 +30,7 @@ impl FromStr for Fingerprint {
 }
 
 /// A volume key with what follows from it.
+#[derive(Clone)]
 pub(super) struct RootKeys {
     volume_key: SecretKey,
     header: SecretKey,

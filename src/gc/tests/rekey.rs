@@ -12,9 +12,9 @@ use crate::crypto::{ObjectKind, SecretKey};
 use crate::data::{BlockReader, Compression, PackContext, ReaderConfig, Uploader};
 use crate::format::header::VolumeParams;
 use crate::fs::{FsConfig, FsParts, Records};
-use crate::gc::rekey::{RekeyPolicy, RekeyStage, Rekeyer};
+use crate::gc::rekey::{RekeyParts, RekeyPolicy, RekeyStage, Rekeyer};
 use crate::keys::{NewSlot, Secret};
-use crate::meta::{SlateMeta, SlateOptions};
+use crate::meta::{SlateMeta, SlateOptions, SlateReader, View};
 use crate::store::SealedStore;
 use crate::store::object_store::ObjectStore;
 use crate::store::object_store::memory::InMemory;
@@ -30,7 +30,6 @@ fn secret() -> Secret {
 struct Mounted {
     fs: FileSystem,
     rekeyer: Arc<Rekeyer>,
-    lease: Lease,
 }
 
 async fn new_volume(store: &Arc<dyn ObjectStore>) {
@@ -85,8 +84,9 @@ async fn mount(store: &Arc<dyn ObjectStore>) -> Mounted {
     let parts = GcParts { fs: fs.clone(), meta, packs, reader, store: Arc::clone(store), clock };
     let collector = Arc::new(Collector::new(parts));
     let volume = Arc::new(Mutex::new(volume));
-    let rekeyer = Arc::new(Rekeyer::new(collector, volume, metadata, |_| {}));
-    Mounted { fs, rekeyer, lease }
+    let lease = Arc::new(Mutex::new(lease));
+    let parts = RekeyParts { collector, volume, lease, metadata };
+    Mounted { fs, rekeyer: Arc::new(Rekeyer::new(parts, |_| {})) }
 }
 
 /// The epochs in the headers of all sealed objects.
@@ -101,32 +101,18 @@ async fn epochs(store: &Arc<dyn ObjectStore>) -> std::collections::BTreeSet<u32>
     epochs
 }
 
-/// Rekeys, with the lease's signs of life beside it.
-async fn rekey(mounted: &mut Mounted) {
-    let beat = async {
-        loop {
-            mounted.lease.heartbeat().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        done = mounted.rekeyer.rekey(AT_ONCE) => done.unwrap(),
-        () = beat => {}
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_rekey_nothing_is_sealed_with_the_old_key_and_everything_is_there() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     new_volume(&store).await;
-    let mut mounted = mount(&store).await;
+    let mounted = mount(&store).await;
     make(&mounted.fs, "large", 1, 3 * MIB).await;
     make(&mounted.fs, "small", 2, 100).await;
     mounted.fs.flush().await.unwrap();
     make(&mounted.fs, "not stored yet", 3, 200 * KIB).await;
     assert_eq!(epochs(&store).await.into_iter().collect::<Vec<_>>(), [1]);
 
-    rekey(&mut mounted).await;
+    mounted.rekeyer.rekey(AT_ONCE).await.unwrap();
     assert_eq!(mounted.rekeyer.figures().stage, RekeyStage::Done);
     make(&mounted.fs, "later", 4, MIB).await;
     mounted.fs.close().await.unwrap();
@@ -135,13 +121,13 @@ async fn after_a_rekey_nothing_is_sealed_with_the_old_key_and_everything_is_ther
     assert_eq!(volume.epochs(), [Epoch(2)]);
     drop(mounted);
 
-    let mut mounted = mount(&store).await;
+    let mounted = mount(&store).await;
     let files = [("large", 1, 3 * MIB), ("small", 2, 100), ("not stored yet", 3, 200 * KIB)];
     for (name, seed, len) in files.into_iter().chain([("later", 4, MIB)]) {
         let inode = lookup(&mounted.fs, ROOT, name).await.unwrap().inode;
         assert!(read_all(&mounted.fs, inode).await == noise(seed, len), "{name}");
     }
-    rekey(&mut mounted).await;
+    mounted.rekeyer.rekey(AT_ONCE).await.unwrap();
     mounted.fs.close().await.unwrap();
     assert_eq!(epochs(&store).await.into_iter().collect::<Vec<_>>(), [3]);
 }
@@ -154,15 +140,15 @@ async fn a_rekey_that_was_begun_goes_on_in_the_next_mount_with_the_same_epoch() 
     make(&mounted.fs, "file", 1, 3 * MIB).await;
     mounted.fs.flush().await.unwrap();
     // Begun, and something is sealed with the new key; then the machine is gone.
-    mounted.rekeyer.volume.lock().await.begin_epoch().await.unwrap();
+    mounted.rekeyer.parts.volume.lock().await.begin_epoch().await.unwrap();
     make(&mounted.fs, "later", 2, MIB).await;
     mounted.fs.flush().await.unwrap();
     assert_eq!(epochs(&store).await.into_iter().collect::<Vec<_>>(), [1, 2]);
     drop(mounted);
 
-    let mut mounted = mount(&store).await;
+    let mounted = mount(&store).await;
     assert!(mounted.rekeyer.is_unfinished().await);
-    rekey(&mut mounted).await;
+    mounted.rekeyer.rekey(AT_ONCE).await.unwrap();
     assert!(!mounted.rekeyer.is_unfinished().await);
     let file = lookup(&mounted.fs, ROOT, "file").await.unwrap().inode;
     assert!(read_all(&mounted.fs, file).await == noise(1, 3 * MIB));
@@ -181,23 +167,58 @@ async fn a_key_that_a_pack_without_a_record_needs_is_kept() {
     let (pack, _) = mounted.fs.packs(PackNumber(0)).await.unwrap()[0];
     let mut batch = crate::meta::Batch::new();
     batch.delete(Key::pack(pack).as_bytes().to_vec());
-    mounted.rekeyer.collector.parts.meta.apply(batch).await.unwrap();
-    mounted.rekeyer.collector.parts.meta.flush().await.unwrap();
+    mounted.rekeyer.parts.collector.parts.meta.apply(batch).await.unwrap();
+    mounted.rekeyer.parts.collector.parts.meta.flush().await.unwrap();
 
-    let mut lease = mounted.lease;
-    let rekey = async {
-        let error = mounted.rekeyer.rekey(AT_ONCE).await.unwrap_err();
-        assert!(error.to_string().contains("fsck --repair"), "{error}");
-    };
-    let beat = async {
-        loop {
-            lease.heartbeat().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! { () = rekey => {} () = beat => {} }
+    let error = mounted.rekeyer.rekey(AT_ONCE).await.unwrap_err();
+    assert!(error.to_string().contains("fsck --repair"), "{error}");
     let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
     assert_eq!(volume.epochs(), [Epoch(1), Epoch(2)]);
     let file = lookup(&mounted.fs, ROOT, "file").await.unwrap().inode;
     assert!(read_all(&mounted.fs, file).await == noise(1, MIB));
+}
+
+/// Who took the lease may have read the header before the epoch began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_kept_once_somebody_else_has_taken_the_lease() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    new_volume(&store).await;
+    let mounted = mount(&store).await;
+    make(&mounted.fs, "file", 1, MIB).await;
+    let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
+    let site =
+        LeaseSite::new(Arc::clone(&store), volume.id(), volume.data_keys(), Arc::new(SystemClock));
+    let _other = Lease::acquire(site, "there", true).await.unwrap();
+    let error = mounted.rekeyer.rekey(AT_ONCE).await.unwrap_err();
+    assert!(matches!(error, GcError::Ended), "{error}");
+    let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
+    assert_eq!(volume.epochs(), [Epoch(1), Epoch(2)]);
+}
+
+/// It has read the header before the new epoch was there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_reads_on_through_a_rekey() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    new_volume(&store).await;
+    let mounted = mount(&store).await;
+    make(&mounted.fs, "file", 1, MIB).await;
+    mounted.fs.flush().await.unwrap();
+    let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
+    let metadata = SealedStore::clone(&sealed(&store, &volume));
+    let metadata = metadata.with_loader(Arc::new(volume.key_loader()));
+    let mut options = options();
+    options.follow_interval = Duration::from_millis(50);
+    let follower = SlateReader::open(Arc::new(metadata), options, View::Latest).await.unwrap();
+    mounted.rekeyer.rekey(AT_ONCE).await.unwrap();
+    make(&mounted.fs, "later", 2, MIB).await;
+    mounted.fs.flush().await.unwrap();
+    let counters = crate::fs::read_counters(&*mounted.rekeyer.parts.collector.parts.meta);
+    let written = counters.await.unwrap().commit;
+    let mut tries = 0;
+    while crate::fs::read_counters(&follower).await.unwrap().commit < written {
+        tries += 1;
+        assert!(tries < 200, "the follower does not get on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(volume.data_keys().current().epoch, Epoch(2));
 }

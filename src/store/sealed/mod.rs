@@ -54,6 +54,13 @@ const INLINE_MAX: usize = 256 * 1024;
 /// for that. A copy up to this size goes as one object.
 const PART: usize = 8 * 1024 * 1024;
 
+/// Reads a volume's keyring again.
+#[async_trait]
+pub trait LoadKeys: fmt::Debug + Send + Sync {
+    /// On return whoever has the volume's [`DataKeys`] has the newest ones, if they could be read.
+    async fn load_keys(&self);
+}
+
 /// An object store whose objects are sealed in the one below it. A clone is the same store.
 #[derive(Clone)]
 pub struct SealedStore {
@@ -63,6 +70,7 @@ pub struct SealedStore {
     kind: ObjectKind,
     headers: Arc<Headers>,
     writes: Writes,
+    loader: Option<Arc<dyn LoadKeys>>,
     part: usize,
 }
 
@@ -81,15 +89,16 @@ impl SealedStore {
             kind,
             headers: Arc::default(),
             writes: Writes::default(),
+            loader: None,
             part: PART,
         }
     }
 
-    /// The same volume's objects of another kind.
+    /// The same store, which asks `loader` for keys that it misses.
     #[must_use]
-    pub fn of_kind(&self, kind: ObjectKind) -> Self {
-        let (inner, keys) = (Arc::clone(&self.inner), self.keys.clone());
-        Self::new(inner, keys, self.volume, kind)
+    pub fn with_loader(mut self, loader: Arc<dyn LoadKeys>) -> Self {
+        self.loader = Some(loader);
+        self
     }
 
     fn binding<'a>(&self, location: &'a Path) -> Binding<'a> {

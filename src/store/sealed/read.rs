@@ -133,7 +133,7 @@ impl SealedStore {
         let (attributes, extensions) = (result.attributes.clone(), result.extensions.clone());
         let mut body = Body::new(location, sealed.start, result.into_stream());
         let opener = if sealed.start == 0 {
-            let opener = self.opener(location, &body.take(HEADER as usize).await?)?;
+            let opener = self.opener(location, &body.take(HEADER as usize).await?).await?;
             self.headers.put(location, meta.e_tag.as_deref(), &opener);
             opener
         } else {
@@ -197,13 +197,22 @@ impl SealedStore {
         };
         let result = self.inner.get_opts(location, get).await?;
         let e_tag = result.meta.e_tag.clone();
-        let opener = self.opener(location, &result.bytes().await?)?;
+        let opener = self.opener(location, &result.bytes().await?).await?;
         self.headers.put(location, e_tag.as_deref(), &opener);
         Ok((e_tag, opener))
     }
 
-    fn opener(&self, location: &Path, header: &[u8]) -> Result<Opener> {
-        Opener::from_header(&self.keys, &self.binding(location), header).map_err(forged)
+    async fn opener(&self, location: &Path, header: &[u8]) -> Result<Opener> {
+        let open = || Opener::from_header(&self.keys, &self.binding(location), header);
+        match (open(), &self.loader) {
+            // The volume is being rekeyed elsewhere.
+            (Err(OpenError::UnknownEpoch { .. }), Some(loader)) => {
+                loader.load_keys().await;
+                open()
+            }
+            (opened, _) => opened,
+        }
+        .map_err(forged)
     }
 }
 

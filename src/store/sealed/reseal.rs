@@ -64,11 +64,7 @@ impl SealedStore {
         )))
     }
 
-    /// Which epoch's key sealed an object.
-    ///
-    /// # Errors
-    /// It is not there, does not authenticate, or the store fails.
-    pub async fn epoch_of(&self, location: &Path) -> Result<Epoch> {
+    async fn epoch_of(&self, location: &Path) -> Result<Epoch> {
         let (_, opener) = self.fetch_header(location, &GetOptions::default()).await?;
         Ok(opener.seal().0)
     }

@@ -217,7 +217,7 @@ async fn without_conditional_writes_the_lease_works_on_one_machine() {
     let mut old = bench.acquire(false).await.unwrap();
     old.heartbeat().await.unwrap();
     assert!(matches!(bench.acquire(false).await, Err(LeaseError::Held { .. })));
-    let new = bench.acquire(true).await.unwrap();
+    let mut new = bench.acquire(true).await.unwrap();
     assert!(matches!(old.heartbeat().await, Err(LeaseError::Lost { .. })));
     new.release().await.unwrap();
     bench.acquire(false).await.unwrap();
