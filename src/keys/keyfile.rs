@@ -146,7 +146,7 @@ mod tests {
         // With the directory in front that a relative path gets.
         for key in [
             "mCbqOMHoXcZnLqoAIm3fKm6g4jB0Dk4mBQ7J3PVqZxk=",
-            "/bq/MHoXcZnL+oAIm3fKm6g4jB0Dk4mBQ7J3PVqZxk=",
+            "/CbqO/HoXcZnL+oAIm3fKm6g4jB0Dk4mBQ7J3PVqZxk=",
         ] {
             let error = load(&Path::new("/root").join(key)).unwrap_err();
             let said = "`keyfile` in [key] is a key itself, not the path of the file that holds it; name the file";
