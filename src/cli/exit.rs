@@ -40,6 +40,8 @@ pub enum Exit {
     Unreachable = 14,
     /// The mount point is missing, busy, not empty or not mounted.
     Mountpoint = 15,
+    /// `doctor --selftest`: a check failed.
+    SelfTest = 16,
 }
 
 /// The codes as the help shows them.
@@ -56,7 +58,8 @@ Exit codes:
   12  wrong key
   13  volume rolled back or tampered with
   14  store or KMS unreachable, refusing or unfit
-  15  mount point problem";
+  15  mount point problem
+  16  doctor --selftest: a check failed";
 
 impl Exit {
     /// The number for the shell.
@@ -291,6 +294,7 @@ mod tests {
             Exit::Tampered,
             Exit::Unreachable,
             Exit::Mountpoint,
+            Exit::SelfTest,
         ];
         let listed: Vec<u8> = TABLE
             .lines()

@@ -23,6 +23,7 @@ mod progress;
 mod rekey;
 mod rewrite;
 mod scrub;
+mod selftest;
 mod sheet;
 mod shell;
 mod status;

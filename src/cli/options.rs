@@ -90,7 +90,7 @@ impl ConfigArgs {
             None => Ok(resolved),
             Some(option) => Err(Failure::new(
                 Exit::Usage,
-                format!("-o {option}: not section.key=value; see config.example.toml"),
+                format!("-o {}: not section.key=value; see config.example.toml", name(option)),
             )),
         }
     }
@@ -130,7 +130,7 @@ enum Meaning {
 /// Short names that fstab lines use, besides `section.key=value`.
 fn meaning(option: &str) -> Meaning {
     let over = |section, key, value: &str| {
-        Meaning::Override(Override::new(&format!("-o {option}"), section, key, value))
+        Meaning::Override(Override::new(&format!("-o {}", name(option)), section, key, value))
     };
     match option.split_once('=') {
         Some(("config", file)) => Meaning::Config(file.into()),
@@ -146,6 +146,11 @@ fn meaning(option: &str) -> Meaning {
         None if option == "ro" => over("mount", "read_only", "true"),
         None => Meaning::Mount,
     }
+}
+
+/// All of an option that may be told: its value may be a secret that was thought to belong there.
+fn name(option: &str) -> &str {
+    option.split_once('=').map_or(option, |(name, _)| name)
 }
 
 /// Splits at commas, except at those after a backslash.
@@ -211,7 +216,18 @@ mod tests {
         let args = ConfigArgs { options: vec!["cache.memory=big".into()], ..ConfigArgs::default() };
         let Err(failure) = args.resolve(None) else { panic!("accepted") };
         assert_eq!(failure.exit, Exit::Config);
-        assert!(failure.message.contains("-o cache.memory=big"), "{}", failure.message);
+        let said = "-o cache.memory: cache.memory: \"big\" is not a size such as";
+        assert!(failure.message.starts_with(said), "{}", failure.message);
+    }
+
+    #[test]
+    fn an_option_that_does_not_exist_is_told_without_its_value() {
+        for option in ["key.passphrase=swordfish", "passphrase=swordfish"] {
+            let args = ConfigArgs { options: vec![option.into()], ..ConfigArgs::default() };
+            let Err(failure) = args.resolve_without_mount(None) else { panic!("accepted") };
+            assert!(!failure.message.contains("swordfish"), "{}", failure.message);
+            assert!(failure.message.contains("passphrase"), "{}", failure.message);
+        }
     }
 
     #[test]

@@ -68,9 +68,11 @@ impl Checked {
 /// It cannot be opened or read.
 pub async fn check(config: &Config, secret: &Secret) -> Result<Checked, DaemonError> {
     let (storage, volume) = open_volume(config, secret).await?;
-    match check_state(&storage, &volume).await {
+    match Box::pin(check_state(&storage, &volume)).await {
         // A writer may have replaced and deleted a table meanwhile. What the next state misses too is lost.
-        Err(error) if error.kind() == ErrorKind::Corrupt => check_state(&storage, &volume).await,
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            Box::pin(check_state(&storage, &volume)).await
+        }
         other => other,
     }
 }

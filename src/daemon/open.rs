@@ -15,7 +15,8 @@ use crate::meta::{MetaError, MetaStore, SlateMeta, SlateOptions};
 use crate::store::measured::StoreMeter;
 use crate::store::object_store::ObjectStore;
 use crate::store::{
-    self, MeasuredStore, OpenError, OpenStore, ProbeReport, SealedStore, StoreUrl, Trouble,
+    self, MeasuredStore, OpenError, OpenStore, ProbeReport, SealedStore, StoreUrl, Transport,
+    Trouble,
 };
 use crate::volume::{FreshnessPins, Pin, PinError, Volume, VolumeError};
 
@@ -27,6 +28,8 @@ pub struct Storage {
     pub meter: Arc<StoreMeter>,
     /// What `store` refuses or does not answer just now.
     pub trouble: Arc<Trouble>,
+    /// How requests travel to `store`.
+    pub transport: Transport,
     /// The volume's address.
     pub url: StoreUrl,
     /// What this machine remembers of volumes.
@@ -45,7 +48,8 @@ pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
     let url = config.url()?.clone();
     let keys = customer_keys(&config.store.server_side_encryption)
         .map_err(|source| OpenError { url: url.clone(), source })?;
-    let OpenStore { store, trouble } = Box::pin(store::open(&url, &config.store, keys)).await?;
+    let OpenStore { store, trouble, transport } =
+        Box::pin(store::open(&url, &config.store, keys)).await?;
     let store = MeasuredStore::new(store);
     let meter = store.meter();
     // The same bucket name at another server is another place.
@@ -57,7 +61,8 @@ pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
     };
     let pins = FreshnessPins::new(config.state.directory()?.join("pins"));
     let single_machine = config.store.single_machine;
-    Ok(Storage { store: Arc::new(store), meter, trouble, url, pins, location, single_machine })
+    let store = Arc::new(store);
+    Ok(Storage { store, meter, trouble, transport, url, pins, location, single_machine })
 }
 
 impl Storage {

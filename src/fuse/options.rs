@@ -168,7 +168,8 @@ impl FuseOptions {
             | "strictatime"
             | "comment" => {}
             _ if name.starts_with("x-") || name.starts_with("X-") => {}
-            _ => return Err(FuseError::UnknownOption { option: option.into() }),
+            // Its value may be a secret that was thought to belong here.
+            _ => return Err(FuseError::UnknownOption { option: name.into() }),
         }
         Ok(())
     }
@@ -202,6 +203,8 @@ mod tests {
         assert_eq!((options.uid, options.read_only), (Some(7), true));
         let error = options.add("allow_root").unwrap_err();
         assert!(error.to_string().contains("allow_root"), "{error}");
+        let error = options.add("passphrase=swordfish").unwrap_err().to_string();
+        assert!(error.contains("\"passphrase\"") && !error.contains("swordfish"), "{error}");
         assert!(options.add("uid=me").is_err());
     }
 

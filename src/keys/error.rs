@@ -19,6 +19,11 @@ pub enum KeyError {
         /// What the system said.
         source: io::Error,
     },
+    /// A key was given where the path of its file belongs. It is not repeated.
+    #[error(
+        "`keyfile` in [key] is a key itself, not the path of the file that holds it; name the file"
+    )]
+    NotAPath,
     /// Others than its owner have access to the keyfile.
     #[error("keyfile {}: group or others have access (mode {mode:04o}); run: chmod 600 {}", path.display(), path.display())]
     Exposed {
@@ -148,6 +153,7 @@ impl KeyError {
                 ErrorKind::Denied
             }
             Self::NotRegular { .. }
+            | Self::NotAPath
             | Self::NoSource
             | Self::TwoSources
             | Self::Command { .. }

@@ -21,6 +21,8 @@ const MAGIC: &str = "# lidfs keyfile v1";
 const EXPLANATION: &str = ": whoever reads this can read the drive; keep it secret, keep a copy";
 /// Longest keyfile in bytes; ours have about 130.
 const KEYFILE_BYTES_MAX: usize = 1024;
+/// Characters of a key in base64.
+const KEY_TEXT_LEN: usize = 44;
 /// Permission bits that give others any access.
 const OTHERS: u32 = 0o077;
 
@@ -65,6 +67,10 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 /// # Errors
 /// [`KeyError`]: unreadable, no regular file, readable or writable by group or world, or not a keyfile.
 pub fn load(path: &Path) -> Result<SecretKey, KeyError> {
+    // Errors name the path, and errors are kept in journals.
+    if ends_with_key(path) {
+        return Err(KeyError::NotAPath);
+    }
     let failed = |source| KeyError::Read { path: path.to_owned(), source };
     // Without waiting: to open a fifo must not hang.
     let file =
@@ -82,6 +88,13 @@ pub fn load(path: &Path) -> Result<SecretKey, KeyError> {
     let mut text = Zeroizing::new(Vec::with_capacity(KEYFILE_BYTES_MAX + 2));
     file.take(KEYFILE_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(failed)?;
     parse(&text).ok_or_else(|| KeyError::Malformed { path: path.to_owned() })
+}
+
+/// The base64 of a key that was taken for a relative path.
+fn ends_with_key(path: &Path) -> bool {
+    let text = path.as_os_str().as_encoded_bytes();
+    let Some(begin) = text.len().checked_sub(KEY_TEXT_LEN) else { return false };
+    from_base64(&text[begin..]).is_some_and(|key| Zeroizing::new(key).len() == SecretKey::LEN)
 }
 
 pub(crate) fn parse(text: &[u8]) -> Option<SecretKey> {
@@ -126,6 +139,21 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("# lidfs keyfile v1"));
         assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn a_key_in_place_of_the_path_is_not_repeated() {
+        // With the directory in front that a relative path gets.
+        for key in [
+            "mCbqOMHoXcZnLqoAIm3fKm6g4jB0Dk4mBQ7J3PVqZxk=",
+            "/CbqO/HoXcZnL+oAIm3fKm6g4jB0Dk4mBQ7J3PVqZxk=",
+        ] {
+            let error = load(&Path::new("/root").join(key)).unwrap_err();
+            let said = "`keyfile` in [key] is a key itself, not the path of the file that holds it; name the file";
+            assert_eq!(error.to_string(), said);
+        }
+        let other = load(Path::new("/nowhere/mCbqOMHoXcZnLqoAIm3fKm6g4jB0Dk4mBQ7J3PVqZxk.key"));
+        assert!(matches!(other, Err(KeyError::Read { .. })));
     }
 
     #[test]

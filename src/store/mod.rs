@@ -40,7 +40,7 @@ pub use fault::{StoreError, StoreFault, classify, explain, find};
 pub use faulty::FaultyStore;
 pub use local::LocalStore;
 pub use measured::MeasuredStore;
-pub use open::{OpenError, OpenStore, open};
+pub use open::{OpenError, OpenStore, Transport, open};
 pub use probe::{ProbeError, ProbeReport, probe};
 pub use rate::Rate;
 pub use rewrite::{RewriteError, RewriteProgress, Rewritten, rewrite};

@@ -33,6 +33,19 @@ pub struct OpenStore {
     pub store: Arc<dyn ObjectStore>,
     /// What it refuses or does not answer just now. A local directory answers at once.
     pub trouble: Arc<Trouble>,
+    /// How requests travel to it.
+    pub transport: Transport,
+}
+
+/// How requests travel to a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// Not at all: a directory of this machine.
+    Local,
+    /// In plain http, to this endpoint.
+    Plain(String),
+    /// In TLS with the certificate checked, to this endpoint or region of AWS.
+    Tls(String),
 }
 
 /// Opens the store at `url`.
@@ -57,19 +70,19 @@ pub async fn open(
         }
         StoreUrl::File { dir } => {
             let store = Arc::new(LocalStore::open(dir).map_err(fail)?);
-            Ok(OpenStore { store, trouble: Arc::default() })
+            Ok(OpenStore { store, trouble: Arc::default(), transport: Transport::Local })
         }
         StoreUrl::S3 { bucket, prefix } => {
             let s3 = S3Store::connect(S3Config { keys, ..S3Config::new(bucket, config) })
                 .await
                 .map_err(fail)?;
-            let trouble = s3.trouble();
+            let (trouble, transport) = (s3.trouble(), s3.transport());
             let store: Arc<dyn ObjectStore> = if prefix.is_empty() {
                 Arc::new(s3)
             } else {
                 Arc::new(PrefixStore::new(s3, prefix.as_str()))
             };
-            Ok(OpenStore { store, trouble })
+            Ok(OpenStore { store, trouble, transport })
         }
     }
 }

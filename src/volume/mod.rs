@@ -43,7 +43,7 @@ pub use holder::Holder;
 pub use lease::{HEARTBEAT_INTERVAL, LEASE_AGE_MAX, LEASE_NAME, Lease, LeaseError, LeaseSite};
 pub use loader::KeyLoader;
 pub use object::ObjectError;
-pub use opened::{HEADER_NAME, SlotInfo, Volume};
+pub use opened::{HEADER_NAME, SlotInfo, SlotTrial, Volume};
 pub use pin::{FreshnessPins, Pin, PinError};
 pub use root::{Fingerprint, NamesFingerprint};
 pub use rotate::Holders;

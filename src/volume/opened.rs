@@ -15,7 +15,7 @@ use crate::format::header::{
     Base64, FORMAT_VERSION, HEADER_BYTES_MAX, Header, SLOTS_MAX, Signed, Slot, SlotId, Unlock,
     VolumeParams,
 };
-use crate::keys::{self, NewSlot, Secret, SlotKind};
+use crate::keys::{self, KeyError, NewSlot, Secret, SlotKind};
 use crate::store::object_store::ObjectStore;
 use crate::store::object_store::path::Path;
 use crate::store::probe::PROBE_DIR;
@@ -32,6 +32,19 @@ pub struct Volume {
     pub(super) signed: Signed,
     pub(super) keyring: Keyring,
     opened_by: SlotId,
+}
+
+/// How a slot answered to a secret.
+#[derive(Debug)]
+pub enum SlotTrial {
+    /// The secret opens it, and the volume key is in it.
+    Opened,
+    /// It is for another secret.
+    OtherSecret,
+    /// The secret opens it, but what is in it is not this volume's key.
+    OtherKey,
+    /// It cannot be tried.
+    Refused(KeyError),
 }
 
 /// What a listing shows of a key slot.
@@ -203,6 +216,29 @@ impl Volume {
     /// The slot that it was opened with.
     pub fn opened_by(&self) -> SlotId {
         self.opened_by
+    }
+
+    /// Tries the secret on every slot, also after one that it opens.
+    pub async fn try_slots(&self, secret: &Secret) -> Vec<(SlotInfo, SlotTrial)> {
+        let mut trials = Vec::with_capacity(self.header().slots.len());
+        for slot in &self.header().slots {
+            let trial = match keys::unwrap(self.id(), slot, secret).await {
+                Ok(Some(key)) => self.compare(key),
+                Ok(None) => SlotTrial::OtherSecret,
+                Err(error) => SlotTrial::Refused(error),
+            };
+            trials.push((slot.into(), trial));
+        }
+        trials
+    }
+
+    fn compare(&self, key: SecretKey) -> SlotTrial {
+        let root = RootKeys::new(self.id(), key);
+        if root.header_verifies(self.signed.signed(), self.signed.mac()) {
+            SlotTrial::Opened
+        } else {
+            SlotTrial::OtherKey
+        }
     }
 
     /// What to remember of this volume, together with the newest commit seen.

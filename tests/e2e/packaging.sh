@@ -1,17 +1,13 @@
 #!/usr/bin/env bash
-# The systemd unit is valid and its service says when it is ready; the mount helper serves mount(8) and fstab.
+# The systemd units are valid, and the drive's service says when it is ready; the mount helper serves mount(8) and fstab.
 source "$(dirname "$0")/../support/lib.sh"
 
 # A unit names its program by an absolute path; here it is where the package would put it.
 check_unit() {
-    local unit=$1 program name answer
+    local unit=$1 name answer
     name=$(basename "$unit")
-    program=$(sed -nE 's/^ExecStart=[-@:+!]*([^ ]+).*/\1/p' "$unit" | head -n 1)
-    grep -q '^Type=notify' "$unit" || fail "$name is not of Type=notify"
-    mkdir -p "$work/units"
-    sed "s|$program|$lidfs|g" "$unit" >"$work/units/$name"
     # It tells of mistakes such as unknown keys, but only in words.
-    answer=$(systemd-analyze verify --man=no --recursive-errors=no "$work/units/${name/@./@example.}" 2>&1) || true
+    answer=$(systemd-analyze verify --man=no --recursive-errors=no "${unit/@./@example.}" 2>&1) || true
     [ -z "$answer" ] || fail "$name: $answer"
     say "$name: systemd-analyze verify finds nothing"
 }
@@ -44,6 +40,18 @@ if os.path.ismount(mnt):
     sys.exit("still mounted after SIGTERM")
 PYTHON
     say "the service: READY=1 once mounted, a clean end after SIGTERM"
+}
+
+# The very command of the self-test's unit does its work on this volume.
+check_selftest_service() {
+    local command
+    mkdir -p "$work/etc"
+    cp "$conf" "$work/etc/example.toml"
+    command=$(sed -nE "s|^ExecStart=||; s|/etc/lidfs/%i|$work/etc/example|p" "$work/units/lidfs-selftest@.service")
+    read -ra command <<<"$command"
+    run "${command[@]}"
+    grep -q '^ok *sealing' "$work/out/run" || fail "the service of the self-test: $(cat "$work/out/run")"
+    say "the service of the self-test: $(grep -c '^ok' "$work/out/run") checks are well"
 }
 
 # mount(8) finds a helper in /sbin by the type of the file system.
@@ -80,13 +88,15 @@ through_mount() {
 server ceph-rgw
 new_volume
 
-found=
-for unit in "$root"/packaging/systemd/*.service; do
-    [ -e "$unit" ] || continue
-    found=1
-    check_unit "$unit"
+mkdir -p "$work/units"
+for unit in "$root"/packaging/systemd/*; do
+    sed "s|/usr/bin/lidfs|$lidfs|g" "$unit" >"$work/units/$(basename "$unit")"
 done
-[ -n "$found" ] || fail "no unit in packaging/systemd"
+for unit in lidfs@.service lidfs-selftest@.service lidfs-selftest@.timer; do
+    check_unit "$work/units/$unit"
+done
+grep -q '^Type=notify' "$work/units/lidfs@.service" || fail "lidfs@.service is not of Type=notify"
+check_selftest_service
 check_notify
 lose_machine
 

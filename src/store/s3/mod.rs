@@ -53,7 +53,7 @@ use crate::store::object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use crate::store::{PackStorageClass, StoreError, Trouble};
+use crate::store::{PackStorageClass, StoreError, Transport, Trouble};
 
 /// A bucket as an object store. Cheap to clone; clones share the connections.
 #[derive(Clone)]
@@ -117,6 +117,12 @@ impl S3Store {
     /// What it refuses or does not answer just now.
     pub fn trouble(&self) -> Arc<Trouble> {
         Arc::clone(&self.inner.trouble)
+    }
+
+    /// How requests travel to it.
+    pub fn transport(&self) -> Transport {
+        let place = self.inner.place.clone();
+        if self.inner.is_tls { Transport::Tls(place) } else { Transport::Plain(place) }
     }
 
     /// Name of the bucket.

@@ -3,10 +3,10 @@
 use super::*;
 use crate::base::{BlockSize, CommitNumber, Epoch, ErrorKind, KIB};
 use crate::format::header::{Compression, SLOTS_MAX, SlotId};
-use crate::keys::SlotKind;
+use crate::keys::{self, SlotKind};
 use crate::store::StoreFault;
 use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
-use crate::volume::Holders;
+use crate::volume::{Holders, SlotTrial};
 
 #[tokio::test]
 async fn a_new_volume_opens_with_each_of_its_keys_and_gives_the_same_keys() {
@@ -55,6 +55,24 @@ async fn two_volumes_share_no_key_even_with_the_same_keyfile() {
     assert_ne!(one.fingerprint(), two.fingerprint());
     assert_ne!(one.names_key().expose(), two.names_key().expose());
     assert_ne!(one.data_keys().current().key.expose(), two.data_keys().current().key.expose());
+}
+
+#[tokio::test]
+async fn every_slot_is_tried_and_one_with_a_foreign_volume_key_is_told() {
+    let store = memory();
+    let mut volume = create(&store, &[keyfile(1), keyfile(2)]).await.unwrap();
+    let foreign = SecretKey::generate();
+    let planted = keys::wrap(volume.id(), &foreign, &slot(keyfile(1), ""), CREATED).await.unwrap();
+    let changed = volume.change(|header, _, _| {
+        header.slots.push(planted.clone());
+        Ok(())
+    });
+    changed.await.unwrap();
+    let trials = volume.try_slots(&keyfile(1)).await;
+    let trials: Vec<_> = trials.into_iter().map(|(_, trial)| trial).collect();
+    let expected =
+        matches!(trials[..], [SlotTrial::Opened, SlotTrial::OtherSecret, SlotTrial::OtherKey]);
+    assert!(expected, "{trials:?}");
 }
 
 #[tokio::test]
