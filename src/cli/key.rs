@@ -307,13 +307,17 @@ fn rotate_slot(args: &RotateArgs) -> Result<(), Failure> {
         } else {
             (same_secret(&opened, &slot, &resolved.config)?, None)
         };
+        // New words are on paper before the old ones open nothing any more.
+        let is_printed = paper.is_some();
+        paper.map_or(Ok(()), |paper| paper.print(&opened, slot.id))?;
         if let Err(error) = opened.volume.rotate_slot(slot.id, &secret, &SystemClock).await {
-            paper.into_iter().for_each(Paper::discard);
+            if is_printed {
+                println!("the sheet may be void: try it with `lidfs key list --recovery-words` before you keep it, and keep the old one");
+            }
             return Err(error.into());
         }
         println!("rotated key slot {}; with a copy of the old lidfs.json its old secret still opens the volume as it was wrapped then", slot.id);
         tell_arn(&opened.volume, slot.id);
-        paper.map_or(Ok(()), |paper| paper.print(&opened, slot.id))?;
         opened.remember()
     })
 }
@@ -346,6 +350,8 @@ fn rotate_volume_key(args: &RotateArgs) -> Result<(), Failure> {
         }
         let (kms, drop_others) = (&resolved.config.key.kms, args.drop_others);
         let holders = Holders { secrets: &secrets, kms, drop_others };
+        // What is remembered from before may not yet know the volume by what survives a new key.
+        opened.remember()?;
         let dropped = opened.volume.rotate_volume_key(&holders).await?;
         println!("the volume key is new, with fingerprint {}", opened.volume.fingerprint());
         for slot in dropped {

@@ -28,6 +28,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let resolved = args.config.resolve_without_mount(args.volume.as_deref())?;
     let config = &resolved.config;
+    if let Some(warning) = customer_key_warning(config) {
+        println!("{warning}");
+    }
     let bar = WorkBar::new();
     let show = |RewriteProgress { bytes, bytes_total }: RewriteProgress| {
         bar.show(Progress { bytes, bytes_total, faulty: 0 });
@@ -36,9 +39,6 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let done = runtime()?.block_on(daemon::rewrite(config, rate, &show));
     bar.end();
     println!("{}", sentence(&done?));
-    if let Some(warning) = customer_key_warning(config) {
-        println!("{warning}");
-    }
     Ok(())
 }
 

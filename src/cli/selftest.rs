@@ -1,7 +1,7 @@
 //! `lidfs doctor --selftest`: what a timer asks again and again, without a question and beside a mount.
 //!
 //! ```text
-//! transport -> volume (header, pin) -> slots -> sealing -> pin -> lease
+//! transport -> volume (header, pin) -> slots -> sealing -> server side -> pin -> lease
 //!
 //! sealing: PUT a sealed probe; GET the raw object: sealed, and no plaintext in it; a flipped bit
 //!          and another name are refused; it opens to what went in; DELETE, GET finds nothing
@@ -18,10 +18,10 @@ use crate::crypto::{Binding, DataKeys, HEADER_LEN, ObjectKind, TAG_LEN, random_b
 use crate::daemon::Storage;
 use crate::keys::{self, KeySource, Purpose, Secret};
 use crate::store::object_store::path::Path as ObjectPath;
-use crate::store::object_store::{Error, ObjectStore, ObjectStoreExt};
+use crate::store::object_store::{Error, GetOptions, ObjectStore, ObjectStoreExt};
 use crate::store::probe::PROBE_DIR;
-use crate::store::{Transport, explain, sentence};
-use crate::volume::{LeaseSite, SlotInfo, SlotTrial, Volume};
+use crate::store::{Encrypted, EncryptionMode, Transport, explain, sentence};
+use crate::volume::{HEADER_NAME, LeaseSite, SlotInfo, SlotTrial, Volume};
 use std::sync::Arc;
 
 /// Plain words, and as often as fills some blocks: what a store shows that does not get sealed bytes.
@@ -46,7 +46,11 @@ pub(super) async fn findings(resolved: &Resolved, storage: &Storage) -> Vec<Find
         let kind = slot.kind == secret.kind();
         judge_slot(&slot, trial, kind)
     }));
-    findings.push(sealing(&*storage.store, &volume).await);
+    let (sealed, probe) = sealing(&*storage.store, &volume).await;
+    findings.push(sealed);
+    let header = encryption_of(&*storage.store, HEADER_NAME).await;
+    let asked = resolved.config.store.server_side_encryption.mode;
+    findings.push(server_side(asked, probe.as_ref(), header.as_ref()));
     findings.push(pin(storage, &volume));
     findings.push(lease(storage, &volume).await);
     findings
@@ -109,18 +113,65 @@ fn judge_slot(slot: &SlotInfo, trial: SlotTrial, is_of_kind: bool) -> Finding {
     Finding::new("slot", verdict, detail)
 }
 
-/// Writes a sealed probe and looks at what the store made of it.
-async fn sealing(store: &dyn ObjectStore, volume: &Volume) -> Finding {
+/// Writes a sealed probe and looks at what the store made of it, and how it says to have encrypted that.
+async fn sealing(store: &dyn ObjectStore, volume: &Volume) -> (Finding, Option<Encrypted>) {
     let name = format!("{PROBE_DIR}/{:032x}", u128::from_le_bytes(random_bytes()));
     let path = ObjectPath::from(name.as_str());
     let binding = Binding { volume: volume.id(), kind: ObjectKind::Probe, path: &name };
     let found = round_trip(store, &path, &volume.data_keys(), &binding).await;
+    let encrypted = encryption_of(store, &name).await;
     // Whatever was found comes first, but a probe does not stay.
     let removed = remove(store, &path).await;
-    match found.and_then(|detail| removed.map(|()| detail)) {
+    let finding = match found.and_then(|detail| removed.map(|()| detail)) {
         Ok(detail) => Finding::new("sealing", Verdict::Ok, detail),
         Err(detail) => Finding::new("sealing", Verdict::Fail, format!("{name}: {detail}")),
+    };
+    (finding, encrypted)
+}
+
+/// How the store says to have encrypted an object; `None` where it says nothing of the kind, as a directory.
+async fn encryption_of(store: &dyn ObjectStore, name: &str) -> Option<Encrypted> {
+    let options = GetOptions { head: true, ..GetOptions::default() };
+    let answer = store.get_opts(&ObjectPath::from(name), options).await.ok()?;
+    answer.extensions.get::<Encrypted>().cloned()
+}
+
+/// The store's own encryption as the objects have it, of what is new and of what was there before.
+fn server_side(
+    asked: EncryptionMode,
+    probe: Option<&Encrypted>,
+    header: Option<&Encrypted>,
+) -> Finding {
+    let name = "server-side";
+    let (Some(probe), Some(header)) = (probe, header) else {
+        return match asked {
+            EncryptionMode::None => Finding::new(name, Verdict::Ok, "the store tells of none"),
+            _ => Finding::new(
+                name,
+                Verdict::Fail,
+                format!("mode = \"{asked}\", but the store does not tell how it encrypts"),
+            ),
+        };
+    };
+    if asked == EncryptionMode::None {
+        let detail = format!("none asked for; the store tells of {probe}");
+        return Finding::new(name, Verdict::Ok, detail);
     }
+    if probe.mode() != Some(asked) {
+        let detail = format!("mode = \"{asked}\", but a new object is stored with {probe}");
+        return Finding::new(name, Verdict::Fail, detail);
+    }
+    if header.mode() != Some(asked) {
+        let detail = format!(
+            "new objects are stored with {probe}, but {HEADER_NAME} with {header}: run lidfs rewrite"
+        );
+        return Finding::new(name, Verdict::Warn, detail);
+    }
+    Finding::new(
+        name,
+        Verdict::Ok,
+        format!("new objects and {HEADER_NAME} are stored with {probe}"),
+    )
 }
 
 async fn round_trip(
@@ -247,6 +298,31 @@ mod tests {
 
     fn binding() -> Binding<'static> {
         Binding { volume: VolumeId([3; 16]), kind: ObjectKind::Probe, path: NAME }
+    }
+
+    #[test]
+    fn the_encryption_of_new_and_old_objects_is_held_to_what_is_asked() {
+        let told = |algorithm: &str| Encrypted {
+            algorithm: Some(algorithm.to_owned()),
+            ..Encrypted::default()
+        };
+        let (kms, none) = (told("aws:kms"), Encrypted::default());
+        let judge = |asked, probe, header| {
+            let Finding { verdict, detail, .. } = server_side(asked, probe, header);
+            (verdict, detail)
+        };
+        let asked = EncryptionMode::SseKms;
+        let (verdict, detail) = judge(asked, Some(&kms), Some(&kms));
+        assert_eq!(verdict, Verdict::Ok, "{detail}");
+        let (verdict, detail) = judge(asked, Some(&kms), Some(&none));
+        assert!(verdict == Verdict::Warn && detail.contains("lidfs rewrite"), "{detail}");
+        let (verdict, detail) = judge(asked, Some(&none), Some(&none));
+        assert!(verdict == Verdict::Fail && detail.contains("mode = \"sse-kms\""), "{detail}");
+        assert_eq!(judge(asked, None, None).0, Verdict::Fail);
+        let asked = EncryptionMode::None;
+        assert_eq!(judge(asked, None, None).0, Verdict::Ok);
+        let (verdict, detail) = judge(asked, Some(&kms), Some(&kms));
+        assert!(verdict == Verdict::Ok && detail.contains("sse-kms"), "{detail}");
     }
 
     fn refusal(raw: &[u8], plain: &[u8]) -> String {

@@ -203,14 +203,20 @@ impl Opening<'_> {
             Arc::new(SystemClock),
         );
         let place = self.plan.mountpoint.display().to_string();
-        let lease = Lease::acquire(site, &place, self.plan.takeover).await.map_err(|source| {
-            DaemonError::Lease { url: self.storage.url.clone(), source: Box::new(source) }
-        })?;
+        let url = self.storage.url.clone();
+        let lease_error = |source| DaemonError::Lease { url, source: Box::new(source) };
+        let acquired = Lease::acquire(site, &place, self.plan.takeover).await;
+        let lease = acquired.map_err(lease_error.clone())?;
         if let Some(other) = lease.replaced() {
             tracing::warn!(host = other.host, pid = other.pid, "took the volume over");
         }
         let lease = self.lease.insert(lease);
+        let before = self.volume.header_version();
         self.volume.refresh().await.map_err(|source| self.storage.volume_error(source))?;
+        if self.volume.header_version() != before {
+            // Sealed with the key of now, should a rekey have ended in between.
+            lease.heartbeat().await.map_err(lease_error)?;
+        }
         let mut options = SlateOptions::new(background);
         options.conditional_overwrites = report.conditional_update;
         let sealed = self.storage.sealed(&self.volume);

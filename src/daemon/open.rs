@@ -15,8 +15,8 @@ use crate::meta::{MetaError, MetaStore, SlateMeta, SlateOptions};
 use crate::store::measured::StoreMeter;
 use crate::store::object_store::ObjectStore;
 use crate::store::{
-    self, MeasuredStore, OpenError, OpenStore, ProbeReport, SealedStore, StoreUrl, Transport,
-    Trouble,
+    self, EncryptionMode, MeasuredStore, OpenError, OpenStore, ProbeReport, SealedStore, StoreUrl,
+    Transport, Trouble,
 };
 use crate::volume::{FreshnessPins, Pin, PinError, Volume, VolumeError};
 
@@ -37,6 +37,7 @@ pub struct Storage {
     /// The name of this place among the pins.
     pub location: String,
     single_machine: bool,
+    encryption: EncryptionMode,
 }
 
 /// Opens the store that the configuration names, with the keys of its own encryption; asks it
@@ -61,8 +62,19 @@ pub async fn open_storage(config: &Config) -> Result<Storage, DaemonError> {
     };
     let pins = FreshnessPins::new(config.state.directory()?.join("pins"));
     let single_machine = config.store.single_machine;
+    let encryption = config.store.server_side_encryption.mode;
     let store = Arc::new(store);
-    Ok(Storage { store, meter, trouble, transport, url, pins, location, single_machine })
+    Ok(Storage {
+        store,
+        meter,
+        trouble,
+        transport,
+        url,
+        pins,
+        location,
+        single_machine,
+        encryption,
+    })
 }
 
 impl Storage {
@@ -71,7 +83,11 @@ impl Storage {
     /// # Errors
     /// [`DaemonError::Probe`], saying what to do.
     pub async fn probe(&self) -> Result<ProbeReport, DaemonError> {
-        Ok(store::probe(&*self.store, self.single_machine).await?)
+        let report = store::probe(&*self.store, self.single_machine).await?;
+        if self.encryption != EncryptionMode::None {
+            store::probe_parts(&*self.store).await?;
+        }
+        Ok(report)
     }
 
     /// Opens the volume, and checks it against `pin`.

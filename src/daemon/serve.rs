@@ -251,7 +251,7 @@ impl Live {
             // What an earlier mount began.
             tokio::spawn(async move {
                 if rekeyer.is_unfinished().await {
-                    rekeyer.start(policy, stopped);
+                    rekeyer.resume(policy, stopped);
                 }
             });
         }

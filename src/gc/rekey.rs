@@ -16,8 +16,9 @@
 //! the lease is held without a break since the epoch began: a writer reads the header after it took
 //! the lease, so no later one seals with an older key.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{AcqRel, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::base::{Epoch, PackNumber};
 use crate::format::PackRecord;
 use crate::store::object_store::{ObjectStore as _, path::Path};
 use crate::store::{Rate, SealedStore};
-use crate::volume::{Lease, LeaseError, Pin, Volume};
+use crate::volume::{Lease, LeaseError, Pin, Volume, VolumeError};
 
 /// Where metadata objects lie below the volume's prefix.
 const METADATA: &str = "meta";
@@ -116,6 +117,8 @@ pub struct Rekeyer {
     changed: Box<dyn Fn(Pin) + Send + Sync>,
     figures: std::sync::Mutex<RekeyFigures>,
     is_running: AtomicBool,
+    /// A new epoch was asked for and is not begun.
+    may_begin: AtomicBool,
 }
 
 impl Rekeyer {
@@ -126,6 +129,7 @@ impl Rekeyer {
             changed: Box::new(changed),
             figures: std::sync::Mutex::default(),
             is_running: AtomicBool::new(false),
+            may_begin: AtomicBool::new(false),
         }
     }
 
@@ -146,9 +150,19 @@ impl Rekeyer {
     /// Rekeys in the background until it is done or `stop` says so; goes on with one that was begun.
     /// Errors are told by [`figures`](Self::figures), and it is tried again. Does nothing if one is running.
     pub fn start(self: &Arc<Self>, policy: RekeyPolicy, stop: watch::Receiver<bool>) {
+        self.spawn(policy, stop, true);
+    }
+
+    /// As [`start`](Self::start), but begins none.
+    pub fn resume(self: &Arc<Self>, policy: RekeyPolicy, stop: watch::Receiver<bool>) {
+        self.spawn(policy, stop, false);
+    }
+
+    fn spawn(self: &Arc<Self>, policy: RekeyPolicy, stop: watch::Receiver<bool>, may_begin: bool) {
         if self.is_running.swap(true, AcqRel) {
             return;
         }
+        self.may_begin.store(may_begin, Release);
         self.note(|figures| figures.stage = RekeyStage::Packs);
         let rekeyer = Arc::clone(self);
         tokio::spawn(async move {
@@ -193,12 +207,13 @@ impl Rekeyer {
     ///
     /// # Errors
     /// [`GcError`]; what was done until then stays done, and the next call goes on there.
-    pub async fn rekey(&self, policy: RekeyPolicy) -> Result<(), GcError> {
+    async fn rekey(&self, policy: RekeyPolicy) -> Result<(), GcError> {
         let rate = Rate::new(policy.rate);
-        let (epoch, pin) = {
-            let mut volume = self.parts.volume.lock().await;
-            let epoch = volume.begin_epoch().await?;
-            (epoch, volume.pin(self.parts.collector.parts.fs.committed()))
+        // Who has lost the lease begins nothing.
+        self.hold().await?;
+        let Some((epoch, pin)) = self.begin().await? else {
+            self.note(|figures| figures.stage = RekeyStage::Done);
+            return Ok(());
         };
         (self.changed)(pin);
         self.note(|figures| (figures.stage, figures.epoch) = (RekeyStage::Packs, epoch.0));
@@ -210,19 +225,49 @@ impl Rekeyer {
         self.nothing_old_is_shown(epoch).await?;
         // Sealed with the new key; and nobody else held it since the epoch began, so nobody who writes
         // has a header without that.
-        match self.parts.lease.lock().await.heartbeat().await {
-            Ok(()) => {}
-            Err(LeaseError::Lost { .. }) => return Err(GcError::Ended),
-            Err(error) => return Err(error.into()),
-        }
+        self.hold().await?;
         let pin = {
             let mut volume = self.parts.volume.lock().await;
-            volume.retire_epochs().await?;
+            match volume.retire_epochs(epoch).await {
+                Ok(()) => {}
+                Err(VolumeError::OtherEpoch) => return Err(GcError::Ended),
+                Err(error) => return Err(error.into()),
+            }
             volume.pin(self.parts.collector.parts.fs.committed())
         };
         (self.changed)(pin);
         self.note(|figures| figures.stage = RekeyStage::Done);
         Ok(())
+    }
+
+    /// A whole rekey with a new epoch, or the rest of one that was begun; once.
+    #[cfg(test)]
+    pub(super) async fn rekey_anew(&self, policy: RekeyPolicy) -> Result<(), GcError> {
+        self.may_begin.store(true, Release);
+        self.rekey(policy).await
+    }
+
+    /// Whether the lease is still held: a sign of life fails if somebody else has it.
+    async fn hold(&self) -> Result<(), GcError> {
+        match self.parts.lease.lock().await.heartbeat().await {
+            Ok(()) => Ok(()),
+            Err(LeaseError::Lost { .. }) => Err(GcError::Ended),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The epoch to rekey to; `None` if that is done: this rekey's last step was carried out though its
+    /// answer was lost, or an earlier mount has ended its own after all.
+    async fn begin(&self) -> Result<Option<(Epoch, Pin)>, GcError> {
+        let mut volume = self.parts.volume.lock().await;
+        volume.refresh().await?;
+        let is_only_one = volume.epochs().len() == 1;
+        if is_only_one && !self.may_begin.load(Acquire) {
+            return Ok(None);
+        }
+        let epoch = volume.begin_epoch().await?;
+        self.may_begin.store(false, Release);
+        Ok(Some((epoch, volume.pin(self.parts.collector.parts.fs.committed()))))
     }
 
     /// Writes anew what packs of older epochs hold.
@@ -312,6 +357,20 @@ impl Rekeyer {
 
     /// A pack whose record is lost is in no list of old ones; with the old key its content would go.
     async fn nothing_old_is_shown(&self, epoch: Epoch) -> Result<(), GcError> {
+        let mut shown = self.shown_without_new_record(epoch).await?;
+        if !shown.is_empty() {
+            // One that was freed meanwhile is no longer shown.
+            self.parts.collector.parts.fs.commit().await?;
+            let again = self.shown_without_new_record(epoch).await?;
+            shown.retain(|pack| again.contains(pack));
+        }
+        if shown.is_empty() {
+            return Ok(());
+        }
+        Err(GcError::NotRekeyed { packs: shown.len() as u64 })
+    }
+
+    async fn shown_without_new_record(&self, epoch: Epoch) -> Result<HashSet<PackNumber>, GcError> {
         let fs = &self.parts.collector.parts.fs;
         let mut shown = fs.packs_shown().await?;
         let mut from = PackNumber(0);
@@ -323,13 +382,6 @@ impl Rekeyer {
                 shown.remove(pack);
             }
         }
-        // Those that were freed since the pages were read are new ones, too.
-        for freed in fs.freed_packs(crate::base::CommitNumber(0)).await? {
-            shown.remove(&freed.pack);
-        }
-        if shown.is_empty() {
-            return Ok(());
-        }
-        Err(GcError::NotRekeyed { packs: shown.len() as u64 })
+        Ok(shown)
     }
 }

@@ -8,6 +8,7 @@
 //!   GET a range                             likewise
 //!   LIST                                    must show it
 //!   DELETE
+//!   PUT in parts                            where the store is to encrypt: that may be refused or ignored alone
 //! ```
 //!
 //! Garage 2.5 and `rclone serve s3` take a conditional put and ignore its condition: on such a
@@ -27,6 +28,8 @@ use futures::TryStreamExt;
 pub const PROBE_DIR: &str = "probe";
 /// Bytes in a probe: more than one range, less than one packet.
 const PROBE_LEN: usize = 256;
+/// What is written in parts: one of them.
+const PROBE_PART: &[u8] = b"lidfs probe";
 /// A name of metadata as the metadata engine uses it: lower case, no separators.
 const METADATA_NAME: &str = "lidfsprobe";
 
@@ -124,6 +127,26 @@ pub async fn probe(
         return Err(ProbeError::NoMetadata);
     }
     Ok(report)
+}
+
+/// Writes an object in parts, and removes it again: whether the store encrypts those as asked.
+///
+/// # Errors
+/// [`ProbeError::NotEncrypted`]; [`ProbeError::Store`] if it does not work at all.
+pub async fn probe_parts(store: &dyn ObjectStore) -> Result<(), ProbeError> {
+    let path = Path::from(format!("{PROBE_DIR}/{:032x}", u128::from_le_bytes(random()?)));
+    let written = async {
+        let mut upload = store.put_multipart(&path).await?;
+        upload.put_part(PROBE_PART.into()).await?;
+        upload.complete().await
+    };
+    let written = written.await.map_err(at("write in parts"));
+    let removed = store.delete(&path).await;
+    written?;
+    match removed {
+        Err(error) if classify(&error) != StoreFault::NotFound => Err(at("delete")(error)),
+        _ => Ok(()),
+    }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], ProbeError> {

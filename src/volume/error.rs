@@ -97,6 +97,9 @@ pub enum VolumeError {
     /// The numbers of epochs are used up.
     #[error("the volume can have no further data key: copy its files to a new volume")]
     NoMoreEpochs,
+    /// The rekey is somebody else's now.
+    #[error("another mount has begun a newer data key: it is for that one to finish the rekey")]
+    OtherEpoch,
     /// Others changed the header again and again.
     #[error("lidfs.json: others keep changing it; try again when they are done")]
     Contended,
@@ -137,7 +140,7 @@ impl VolumeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoVolume | Self::NoSlot { .. } => ErrorKind::NotFound,
-            Self::PrefixNotEmpty { .. } | Self::Contended => ErrorKind::Conflict,
+            Self::PrefixNotEmpty { .. } | Self::OtherEpoch | Self::Contended => ErrorKind::Conflict,
             Self::Header(error) => error.kind(),
             Self::WrongKey { .. } | Self::OtherKmsKey { .. } => ErrorKind::Denied,
             Self::HeaderTampered

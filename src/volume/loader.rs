@@ -1,10 +1,9 @@
 //! New data keys for whoever reads a volume while it is rekeyed elsewhere.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use async_trait::async_trait;
 
 use super::VolumeError;
+use super::floor::Floor;
 use super::keyring::Keyring;
 use super::object::SmallObject;
 use super::root::RootKeys;
@@ -20,8 +19,8 @@ pub struct KeyLoader {
     pub(super) volume: VolumeId,
     /// Those that everybody has who has the volume's.
     pub(super) keys: DataKeys,
-    /// The newest version of the header that was seen.
-    pub(super) version: AtomicU64,
+    /// That of the volume.
+    pub(super) floor: Floor,
 }
 
 impl KeyLoader {
@@ -32,13 +31,15 @@ impl KeyLoader {
             return Err(VolumeError::KeyChanged);
         }
         let header = signed.header();
-        let seen = self.version.fetch_max(header.version, Ordering::AcqRel);
-        if header.volume_id != self.volume || header.version < seen {
+        if header.volume_id != self.volume {
             return Err(VolumeError::HeaderReplaced);
         }
         let keyring = Keyring::open(self.volume, self.root.keyring_key(), &header.keyring.0)?;
-        self.keys.replace(keyring.data());
-        Ok(())
+        if self.floor.pass(header.version, || self.keys.replace(keyring.data())) {
+            Ok(())
+        } else {
+            Err(VolumeError::HeaderReplaced)
+        }
     }
 }
 

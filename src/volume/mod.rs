@@ -27,6 +27,7 @@
 //! what stops a second writer from doing harm is the metadata engine's fence.
 
 mod error;
+mod floor;
 mod holder;
 mod keyring;
 mod lease;

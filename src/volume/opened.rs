@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 
+use super::floor::Floor;
 use super::keyring::{EpochEdit, Keyring};
 use super::object::{Found, ObjectError, SmallObject, Written};
 use super::root::RootKeys;
@@ -31,6 +32,8 @@ pub struct Volume {
     pub(super) root: RootKeys,
     pub(super) signed: Signed,
     pub(super) keyring: Keyring,
+    /// What its key loaders share with it.
+    floor: Floor,
     opened_by: SlotId,
 }
 
@@ -134,7 +137,8 @@ impl Volume {
         // Once in a volume's life: a store that took a condition for granted shows here.
         match object.read().await? {
             Some(found) if found.bytes == file => {
-                Ok(Self { object, root, signed, keyring, opened_by })
+                let floor = Floor::new(signed.header().version);
+                Ok(Self { object, root, signed, keyring, floor, opened_by })
             }
             _ => Err(VolumeError::NotStored),
         }
@@ -166,7 +170,8 @@ impl Volume {
             return Err(VolumeError::HeaderTampered);
         }
         let keyring = open_keyring(&root, header)?;
-        let volume = Self { object, root, signed, keyring, opened_by };
+        let floor = Floor::new(header.version);
+        let volume = Self { object, root, signed, keyring, floor, opened_by };
         if let Some(pin) = pin {
             pin.check_header(&volume.pin(pin.commit))?;
         }
@@ -326,12 +331,17 @@ impl Volume {
         Ok(self.keyring.data().current().epoch)
     }
 
-    /// Forgets the data keys of all epochs but the current one: what they sealed can never be read again.
+    /// Forgets the data keys of all epochs but `epoch`, the current one: what they sealed can never be
+    /// read again.
     ///
     /// # Errors
+    /// [`VolumeError::OtherEpoch`] if somebody else began another one meanwhile,
     /// [`VolumeError::Contended`], or what the store fails with.
-    pub async fn retire_epochs(&mut self) -> Result<(), VolumeError> {
+    pub async fn retire_epochs(&mut self, epoch: Epoch) -> Result<(), VolumeError> {
         self.change(|header, root, keyring| {
+            if keyring.data().current().epoch != epoch {
+                return Err(VolumeError::OtherEpoch);
+            }
             edit_epochs(header, root, keyring, EpochEdit::KeepCurrent)
         })
         .await
@@ -344,7 +354,7 @@ impl Volume {
             root: self.root.clone(),
             volume: self.id(),
             keys: self.keyring.data().clone(),
-            version: self.header_version().into(),
+            floor: self.floor.clone(),
         }
     }
 
@@ -377,9 +387,7 @@ impl Volume {
             let next = Signed::new(header, |signed| self.root.header_mac(signed))?;
             let file = Bytes::from(next.to_file());
             if let Written::Done(_) = self.object.replace(Some(&found), file).await? {
-                self.keyring.adopt(open_keyring(&self.root, next.header())?);
-                self.signed = next;
-                return Ok(());
+                return self.take(next);
             }
         }
         Err(VolumeError::Contended)
@@ -391,11 +399,20 @@ impl Volume {
         if !self.root.header_verifies(signed.signed(), signed.mac()) {
             return Err(VolumeError::KeyChanged);
         }
-        let header = signed.header();
-        if header.volume_id != self.id() || header.version < self.header_version() {
+        if signed.header().volume_id != self.id() {
             return Err(VolumeError::HeaderReplaced);
         }
-        self.keyring.adopt(open_keyring(&self.root, header)?);
+        self.take(signed)
+    }
+
+    /// Has this header and its keys from now on, if it is no older than what was seen.
+    pub(super) fn take(&mut self, signed: Signed) -> Result<(), VolumeError> {
+        let (version, keyring) =
+            (signed.header().version, open_keyring(&self.root, signed.header())?);
+        let Self { keyring: held, floor, .. } = self;
+        if !floor.pass(version, || held.adopt(keyring)) {
+            return Err(VolumeError::HeaderReplaced);
+        }
         self.signed = signed;
         Ok(())
     }

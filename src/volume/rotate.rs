@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::keyring::Keyring;
 use super::object::Written;
-use super::opened::{CHANGE_ATTEMPTS_MAX, open_keyring};
+use super::opened::CHANGE_ATTEMPTS_MAX;
 use super::root::RootKeys;
 use super::{SlotInfo, Volume, VolumeError};
 use crate::base::Clock;
@@ -83,8 +83,7 @@ impl Volume {
             let there = Signed::parse(&found.bytes)?;
             // Our own write whose answer was lost, below a change of somebody else.
             if next_root.header_verifies(there.signed(), there.mac()) {
-                self.signed = there;
-                return self.take_root(next_root).map(|()| dropped);
+                return self.take_root(next_root, there).map(|()| dropped);
             }
             self.adopt(&found)?;
             let (header, lost) = self.under(&next_root, holders).await?;
@@ -92,17 +91,15 @@ impl Volume {
             let next = Signed::new(header, |signed| next_root.header_mac(signed))?;
             let file = Bytes::from(next.to_file());
             if let Written::Done(_) = self.object.replace(Some(&found), file).await? {
-                self.signed = next;
-                return self.take_root(next_root).map(|()| dropped);
+                return self.take_root(next_root, next).map(|()| dropped);
             }
         }
         Err(VolumeError::Contended)
     }
 
-    fn take_root(&mut self, root: RootKeys) -> Result<(), VolumeError> {
-        self.keyring.adopt(open_keyring(&root, self.header())?);
+    fn take_root(&mut self, root: RootKeys, signed: Signed) -> Result<(), VolumeError> {
         self.root = root;
-        Ok(())
+        self.take(signed)
     }
 
     /// The header under another volume key, and the slots that it no longer has.

@@ -12,7 +12,7 @@ use lidfs::store::object_store::{
 };
 use lidfs::store::{
     Bulk, CustomerKeys, Encrypted, EncryptionMode, ProbeError, RewriteError, Rewritten, S3Config,
-    S3Store, StoreConfig, StoreFault, classify, explain, probe, rewrite,
+    S3Store, StoreConfig, StoreFault, classify, explain, probe, probe_parts, rewrite,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -128,8 +128,11 @@ async fn a_store_that_ignores_what_was_asked_for_is_refused_with_advice() {
         println!("{said}");
         let left: Vec<_> = store.list(None).try_collect().await.unwrap();
         assert!(left.is_empty(), "{left:?}");
-        let upload = store.put_multipart(&Path::from("large")).await;
-        assert_eq!(classify(&upload.unwrap_err()), StoreFault::NotEncrypted);
+        // It tells nothing when an upload begins, so the whole object is looked at.
+        let error = probe_parts(&store).await.unwrap_err();
+        assert!(matches!(error, ProbeError::NotEncrypted { .. }), "{table}: {error}");
+        let left: Vec<_> = store.list(None).try_collect().await.unwrap();
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 
@@ -278,6 +281,15 @@ async fn a_key_is_never_sent_over_plain_http() {
 
 /// Answers whatever it is asked, tells of the encryption that is asked for, and keeps the requests.
 async fn recorded(table: &str, keys: CustomerKeys) -> (S3Store, Arc<Mutex<Vec<String>>>) {
+    scripted(table, keys, answer).await
+}
+
+/// Answers as `answer` says, and keeps the requests.
+async fn scripted(
+    table: &str,
+    keys: CustomerKeys,
+    answer: impl Fn(&str) -> String + Send + 'static,
+) -> (S3Store, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config: StoreConfig = toml::from_str(table).unwrap();
     config.endpoint = Some(format!("http://{}", listener.local_addr().unwrap()));
@@ -434,6 +446,63 @@ async fn owner_and_payer_go_with_every_request_and_the_class_with_bulk_alone() {
     for (name, request) in &requests {
         let signed = request.lines().find(|line| line.starts_with("authorization")).unwrap();
         assert!(signed.contains("x-amz-expected-bucket-owner;"), "{name}: {signed}");
+    }
+}
+
+/// As MinIO does it.
+#[tokio::test]
+async fn an_upload_whose_begin_tells_nothing_is_judged_by_the_whole_object() {
+    let table = "server_side_encryption.mode = 'sse-s3'";
+    for told in ["AES256", "aws:kms"] {
+        let says = move |request: &str| match request.split(' ').next() {
+            Some("HEAD") => head("200 OK", 4, &format!("x-amz-server-side-encryption: {told}\r\n")),
+            _ => answer(&request.replace("x-amz-server-side-encryption", "x-other")),
+        };
+        let (store, _) = scripted(table, keys(None, None), says).await;
+        let mut upload = store.put_multipart(&Path::from("object")).await.unwrap();
+        upload.put_part("part".into()).await.unwrap();
+        let completed = upload.complete().await;
+        if told == "AES256" {
+            completed.unwrap();
+        } else {
+            assert_eq!(classify(&completed.unwrap_err()), StoreFault::NotEncrypted);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_begins_with_another_encryption_is_given_up_before_its_parts() {
+    let says =
+        |request: &str| answer(&request.replace("encryption: AES256", "encryption: aws:kms"));
+    let table = "server_side_encryption.mode = 'sse-s3'";
+    let (store, requests) = scripted(table, keys(None, None), says).await;
+    let error = store.put_multipart(&Path::from("object")).await.unwrap_err();
+    assert_eq!(classify(&error), StoreFault::NotEncrypted);
+    let requests = requests.lock().unwrap();
+    let lines: Vec<_> = requests.iter().map(|request| request.lines().next().unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[1].starts_with("DELETE") && lines[1].contains("uploadId=id"), "{lines:?}");
+}
+
+/// Some repeat headers of the request in what they say about it.
+#[tokio::test]
+async fn what_a_server_repeats_of_our_secrets_is_in_no_error() {
+    let says = |request: &str| {
+        let sent = request.lines().find(|line| line.contains("customer-key:")).unwrap_or_default();
+        let body = format!(
+            "<Error><Code>AccessDenied</Code><Message>no</Message><Sent>{sent}</Sent></Error>"
+        );
+        head("403 Forbidden", body.len(), &format!("x-repeated: {sent}\r\n")) + &body
+    };
+    let table = format!("[server_side_encryption]\n{SSE_C}");
+    let (store, _) = scripted(&table, keys(Some(1), None), says).await;
+    let path = Path::from("object");
+    let put = store.put(&path, "body".into()).await.unwrap_err();
+    let got = store.get(&path).await.unwrap_err();
+    for error in [put, got] {
+        assert_eq!(classify(&error), StoreFault::Denied);
+        let said = format!("{error} {error:?} {error:#?}");
+        assert!(!said.contains("AQEBAQEBAQEB") && !said.contains("[1, 1, 1"), "{said}");
     }
 }
 

@@ -97,7 +97,7 @@ judge_with() {
         case $code in 1 | 10 | 12 | 13 | 14) ;; *) fail "$what: exit $code: $(cat "$log/mount.out")" ;; esac
         refused=$((refused + 1))
     else
-        errors=$(right_or_error) || fail "$what: $errors"
+        errors=$(right_or_error 2>&1) || fail "$what: $errors"
         if [ "$errors" = 0 ]; then harmless=$((harmless + 1)); else read_errors=$((read_errors + 1)); fi
         "$lidfs" umount "$mnt" >"$work/out/run" 2>&1 </dev/null || true
     fi

@@ -2,6 +2,8 @@
 # The store's own encryption beneath ours: every object has the kind that is asked for, a store that ignores
 # it is refused, a key is never sent over plain http, and `lidfs rewrite` changes the kind of what is there.
 source "$(dirname "$0")/../support/lib.sh"
+# shellcheck source=tests/support/secrets.sh
+source "$support/secrets.sh"
 
 # The tables of a volume on Ceph RGW over TLS, $1 is the encryption.
 over_tls() {
@@ -85,7 +87,7 @@ all_are none
 write_config "$(over_tls "$customer")"
 mount_volume
 reads_back changing
-setsid "$lidfs" rewrite -c "$conf" --rate '8 MiB' >"$work/out/rewrite" 2>&1 </dev/null &
+setsid "$lidfs" rewrite -c "$conf" --rate '1 MiB' >"$work/out/rewrite" 2>&1 </dev/null &
 pid=$!
 processes+=("$pid")
 for _ in {1..200}; do
@@ -146,6 +148,19 @@ umount_volume
 [ -s "$log/lidfs.log" ] || fail "there is no log"
 if grep -q "$AWS_ACCESS_KEY_ID" "$log/lidfs.log"; then fail "the log tells the id of the access key"; fi
 rm -r "$HOME/.aws"
+# Keys of ours that go with requests: read with one, written anew with another.
+write_config "$(over_tls "mode = \"sse-c\"
+key_file = \"$first\"")"
+LIDFS_LOG=trace run "$lidfs" rewrite -c "$conf"
+cp "$work/out/run" "$log/rewrite"
+LIDFS_LOG=trace mount_volume
+reads_back changing
+umount_volume
+cp "$first" "$work/first.raw"
+printf %s "$AWS_SECRET_ACCESS_KEY" >"$work/aws.raw"
+for name in first aws; do secret $name "$work/$name.raw"; done >"$work/needles"
+[ "$(cat "$log"/lidfs.log* | grep -c TRACE)" -gt 100 ] || fail "the log has no lines at trace level, so it shows nothing"
+nothing_in "logs at trace level" "$log"
 
 # ---------------------------------------------------------------- refusals
 
@@ -166,9 +181,10 @@ endpoint = \"$endpoint\"
 allow_http = true
 [store.server_side_encryption]
 $customer"
-for command in init rewrite "mount $mnt" scrub; do
-    # shellcheck disable=SC2086 # two words
-    expect 3 'plain http is refused; use https' "$lidfs" ${command%% *} -c "$conf" $([ "${command#* }" = "$command" ] || echo "${command#* }")
+for command in init rewrite mount scrub; do
+    place=()
+    [ $command != mount ] || place=("$mnt")
+    expect 3 'plain http is refused; use https' "$lidfs" $command -c "$conf" "${place[@]}"
 done
 [ ! -e "$work/connected" ] || fail "a connection was made: $(cat "$work/connected")"
 say "plain http: $message"

@@ -42,7 +42,9 @@ all_readable() {
 import os, sys
 mnt, noted = sys.argv[1:]
 files, lines = {}, 0
-for line in open(noted):
+# Whole, before anything is read: the load goes on.
+acknowledged = open(noted).read()
+for line in acknowledged[: acknowledged.rfind("\n") + 1].splitlines(keepends=True):
     name = line.split()[0]
     if name not in files:
         files[name] = set(open(os.path.join(mnt, name)))

@@ -112,7 +112,7 @@ async fn after_a_rekey_nothing_is_sealed_with_the_old_key_and_everything_is_ther
     make(&mounted.fs, "not stored yet", 3, 200 * KIB).await;
     assert_eq!(epochs(&store).await.into_iter().collect::<Vec<_>>(), [1]);
 
-    mounted.rekeyer.rekey(AT_ONCE).await.unwrap();
+    mounted.rekeyer.rekey_anew(AT_ONCE).await.unwrap();
     assert_eq!(mounted.rekeyer.figures().stage, RekeyStage::Done);
     make(&mounted.fs, "later", 4, MIB).await;
     mounted.fs.close().await.unwrap();
@@ -127,7 +127,7 @@ async fn after_a_rekey_nothing_is_sealed_with_the_old_key_and_everything_is_ther
         let inode = lookup(&mounted.fs, ROOT, name).await.unwrap().inode;
         assert!(read_all(&mounted.fs, inode).await == noise(seed, len), "{name}");
     }
-    mounted.rekeyer.rekey(AT_ONCE).await.unwrap();
+    mounted.rekeyer.rekey_anew(AT_ONCE).await.unwrap();
     mounted.fs.close().await.unwrap();
     assert_eq!(epochs(&store).await.into_iter().collect::<Vec<_>>(), [3]);
 }
@@ -148,7 +148,7 @@ async fn a_rekey_that_was_begun_goes_on_in_the_next_mount_with_the_same_epoch() 
 
     let mounted = mount(&store).await;
     assert!(mounted.rekeyer.is_unfinished().await);
-    mounted.rekeyer.rekey(AT_ONCE).await.unwrap();
+    mounted.rekeyer.rekey_anew(AT_ONCE).await.unwrap();
     assert!(!mounted.rekeyer.is_unfinished().await);
     let file = lookup(&mounted.fs, ROOT, "file").await.unwrap().inode;
     assert!(read_all(&mounted.fs, file).await == noise(1, 3 * MIB));
@@ -170,7 +170,7 @@ async fn a_key_that_a_pack_without_a_record_needs_is_kept() {
     mounted.rekeyer.parts.collector.parts.meta.apply(batch).await.unwrap();
     mounted.rekeyer.parts.collector.parts.meta.flush().await.unwrap();
 
-    let error = mounted.rekeyer.rekey(AT_ONCE).await.unwrap_err();
+    let error = mounted.rekeyer.rekey_anew(AT_ONCE).await.unwrap_err();
     assert!(error.to_string().contains("fsck --repair"), "{error}");
     let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
     assert_eq!(volume.epochs(), [Epoch(1), Epoch(2)]);
@@ -189,7 +189,7 @@ async fn a_key_is_kept_once_somebody_else_has_taken_the_lease() {
     let site =
         LeaseSite::new(Arc::clone(&store), volume.id(), volume.data_keys(), Arc::new(SystemClock));
     let _other = Lease::acquire(site, "there", true).await.unwrap();
-    let error = mounted.rekeyer.rekey(AT_ONCE).await.unwrap_err();
+    let error = mounted.rekeyer.rekey_anew(AT_ONCE).await.unwrap_err();
     assert!(matches!(error, GcError::Ended), "{error}");
     let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
     assert_eq!(volume.epochs(), [Epoch(1), Epoch(2)]);
@@ -209,7 +209,7 @@ async fn a_follower_reads_on_through_a_rekey() {
     let mut options = options();
     options.follow_interval = Duration::from_millis(50);
     let follower = SlateReader::open(Arc::new(metadata), options, View::Latest).await.unwrap();
-    mounted.rekeyer.rekey(AT_ONCE).await.unwrap();
+    mounted.rekeyer.rekey_anew(AT_ONCE).await.unwrap();
     make(&mounted.fs, "later", 2, MIB).await;
     mounted.fs.flush().await.unwrap();
     let counters = crate::fs::read_counters(&*mounted.rekeyer.parts.collector.parts.meta);

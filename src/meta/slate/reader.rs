@@ -2,9 +2,11 @@
 //!
 //! A follower writes nothing to the bucket, and so nothing keeps its objects
 //! from being deleted. Those that a writer has replaced lately may be old enough
-//! to go at once; a read that misses one looks again, at the next state.
+//! to go at once; a read that misses one looks again, at the next state. One that
+//! the next state misses, too, is lost, and nobody waits for it again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -31,8 +33,6 @@ pub enum View {
 /// SlateDB announces a new state just before it shows it; by then it is shown.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// How often a read that misses an object of the state at hand is done again at the next one.
-const LOOKS_MAX: u32 = 1;
 /// The next state is not waited for any longer. Who wants to stay at one state reads again by himself.
 const NEXT_STATE_MAX: Duration = Duration::from_secs(30);
 
@@ -45,6 +45,8 @@ pub struct SlateReader {
     next_state: Duration,
     status: watch::Receiver<DbStatus>,
     version: Mutex<Announced>,
+    /// Objects that were missing in two states. Names are never used again.
+    lost: Mutex<HashSet<String>>,
 }
 
 /// A version is handed out once it has been announced for [`SETTLE`].
@@ -80,7 +82,8 @@ impl SlateReader {
         let settled = status.borrow().durable_seq;
         let version = Mutex::new(Announced { settled, newest: settled, since: Instant::now() });
         let next_state = options.follow_interval + SETTLE;
-        Ok(Self { reader, runtime: Handle::current(), view, next_state, status, version })
+        let (runtime, lost) = (Handle::current(), Mutex::default());
+        Ok(Self { reader, runtime, view, next_state, status, version, lost })
     }
 
     /// Stops following.
@@ -88,17 +91,27 @@ impl SlateReader {
         self.reader.close().await.map_err(|error| classify("closing", error))
     }
 
-    /// Whether a read that failed after `looks` others is to be done again; waits for the next state.
-    async fn looks_again(&self, looks: u32, error: &slatedb::Error) -> bool {
+    /// Whether a read that failed is to be done again; waits for the next state. `missed` is what it has
+    /// waited for before.
+    async fn looks_again(&self, missed: &mut Option<String>, error: &slatedb::Error) -> bool {
         // An object that compaction replaced is gone only for the state we still look at.
         let may_be_replaced = self.view == View::Latest && self.next_state <= NEXT_STATE_MAX;
-        if !may_be_replaced || looks >= LOOKS_MAX || !names_missing_object(error) {
+        let Some(object) = missing_object(error).filter(|_| may_be_replaced) else { return false };
+        if missed.as_deref() == Some(object) {
+            self.lost().insert(object.to_owned());
+        }
+        if missed.is_some() || self.lost().contains(object) {
             return false;
         }
-        tracing::debug!(looks, %error, "an object is gone: looking again");
+        tracing::debug!(object, %error, "an object is gone: looking again");
+        *missed = Some(object.to_owned());
         let wait = async { tokio::time::sleep(self.next_state).await };
         in_runtime(&self.runtime, wait).await;
         true
+    }
+
+    fn lost(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,10 +119,10 @@ impl SlateReader {
 impl MetaRead for SlateReader {
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MetaError> {
         let options = settings::point_read();
-        let mut looks = 0;
+        let mut missed = None;
         loop {
             match in_runtime(&self.runtime, self.reader.get_with_options(key, &options)).await {
-                Err(error) if self.looks_again(looks, &error).await => looks += 1,
+                Err(error) if self.looks_again(&mut missed, &error).await => {}
                 result => return result.map_err(|error| classify("reading a record", error)),
             }
         }
@@ -120,13 +133,13 @@ impl MetaRead for SlateReader {
             return Ok(Vec::new());
         }
         let options = settings::scan(limit);
-        let mut looks = 0;
+        let mut missed = None;
         loop {
             let scan = async {
                 collect(self.reader.scan_with_options(start..end, &options).await?, limit).await
             };
             match in_runtime(&self.runtime, scan).await {
-                Err(error) if self.looks_again(looks, &error).await => looks += 1,
+                Err(error) if self.looks_again(&mut missed, &error).await => {}
                 result => return result.map_err(|error| classify("scanning records", error)),
             }
         }
@@ -163,15 +176,15 @@ fn missing_checkpoint(view: View, error: slatedb::Error) -> MetaError {
     }
 }
 
-fn names_missing_object(error: &slatedb::Error) -> bool {
+fn missing_object(error: &slatedb::Error) -> Option<&str> {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         let direct = error.downcast_ref::<object_store::Error>();
         let shared = error.downcast_ref::<Arc<object_store::Error>>().map(Arc::as_ref);
-        if let Some(object_store::Error::NotFound { .. }) = direct.or(shared) {
-            return true;
+        if let Some(object_store::Error::NotFound { path, .. }) = direct.or(shared) {
+            return Some(path);
         }
         cause = error.source();
     }
-    false
+    None
 }

@@ -329,7 +329,9 @@ async fn a_table_that_is_gone_for_good_is_told() {
     writer.close().await.unwrap();
     let reader = SlateReader::open(bucket.clone(), options(), View::Latest).await.unwrap();
     let tables = bucket.list(Some(&"meta/compacted".into())).try_collect::<Vec<_>>().await.unwrap();
+    let mut gone = Vec::new();
     for table in tables {
+        gone.push((table.location.clone(), bucket.get(&table.location).await.unwrap()));
         bucket.delete(&table.location).await.unwrap();
     }
     let error = reader.get(b"key 00000001").await.unwrap_err();
@@ -337,7 +339,15 @@ async fn a_table_that_is_gone_for_good_is_told() {
     // Who stays at one state for long is not made to wait for the next.
     let mut patient = options();
     patient.follow_interval = Duration::from_hours(12);
-    let reader = SlateReader::open(bucket.clone(), patient, View::Latest).await.unwrap();
-    let error = reader.get(b"key 00000001").await.unwrap_err();
+    let other = SlateReader::open(bucket.clone(), patient, View::Latest).await.unwrap();
+    let error = other.get(b"key 00000001").await.unwrap_err();
     assert_eq!(error.kind(), crate::base::ErrorKind::Corrupt, "{error}");
+    // Waited for once, not with every read: this one ends before the table comes back.
+    let (error, ()) = tokio::join!(reader.get(b"key 00000001"), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for (path, table) in gone {
+            bucket.put(&path, table.bytes().await.unwrap().into()).await.unwrap();
+        }
+    });
+    assert_eq!(error.unwrap_err().kind(), crate::base::ErrorKind::Corrupt);
 }

@@ -120,6 +120,12 @@ impl Encryption {
             || (found.mode() == Some(self.mode) && is_key && is_kms_key)
     }
 
+    /// Whether the answer to the begin of an upload tells anything to check. Some stores (MinIO) tell how
+    /// they encrypt only with the whole object.
+    pub fn is_told(&self, found: &Encrypted) -> bool {
+        self.mode == EncryptionMode::None || found.mode() != Some(EncryptionMode::None)
+    }
+
     /// The answer to a write, which must tell what was asked for. It is handed on to the caller.
     pub fn check(&self, store: &Inner, key: &str, found: Encrypted) -> Result<Extensions> {
         if self.is_as_asked(&found) {

@@ -8,7 +8,8 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use super::Inner;
 use crate::store::{StoreError, StoreFault};
 
-/// One failed attempt, before it is known whether there will be another.
+/// One failed attempt, before it is known whether there will be another. The SDK's own error is not kept:
+/// it holds the whole answer, in which a server may repeat a key or a token of the request.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub fault: StoreFault,
@@ -20,7 +21,6 @@ pub(super) struct Failure {
     /// The server may have carried the request out all the same.
     pub is_ambiguous: bool,
     message: String,
-    source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl Failure {
@@ -33,15 +33,14 @@ impl Failure {
             is_passing: true,
             is_ambiguous: true,
             message,
-            source: None,
         }
     }
 
-    pub fn from_sdk<E>(error: SdkError<E, HttpResponse>) -> Self
+    pub fn from_sdk<E>(error: &SdkError<E, HttpResponse>) -> Self
     where
         E: Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
-        match &error {
+        match error {
             SdkError::ServiceError(context) => {
                 let (raw, meta) = (context.raw(), context.err().meta());
                 let answer = Answer {
@@ -51,7 +50,7 @@ impl Failure {
                     region: raw.headers().get("x-amz-bucket-region").map(str::to_owned),
                     date: raw.headers().get("date").map(str::to_owned),
                 };
-                Self::from_answer(answer, error.into())
+                Self::from_answer(answer)
             }
             SdkError::ResponseError(_) => Self {
                 fault: StoreFault::Unavailable,
@@ -59,15 +58,14 @@ impl Failure {
                 status: 0,
                 is_passing: true,
                 is_ambiguous: true,
-                message: format!("unreadable answer: {}", innermost(&error)),
-                source: Some(error.into()),
+                message: format!("unreadable answer: {}", innermost(error)),
             },
-            _ => Self::from_dispatch(error.into()),
+            _ => Self::from_dispatch(error),
         }
     }
 
     /// The server answered, with a refusal.
-    fn from_answer(answer: Answer, source: Box<dyn Error + Send + Sync>) -> Self {
+    fn from_answer(answer: Answer) -> Self {
         let fault = answer.fault();
         let is_server_fault = answer.status >= 500 && fault == StoreFault::Unavailable;
         let is_throttled = matches!(answer.status, 408 | 409 | 429)
@@ -79,14 +77,13 @@ impl Failure {
             message: answer.describe(),
             code: answer.code,
             status: answer.status,
-            source: Some(source),
         }
     }
 
     /// No answer: no credentials, no connection, or a broken one.
-    fn from_dispatch(source: Box<dyn Error + Send + Sync>) -> Self {
-        let cause = innermost(source.as_ref());
-        let whole = chain(source.as_ref()).to_lowercase();
+    fn from_dispatch(error: &(dyn Error + 'static)) -> Self {
+        let cause = innermost(error);
+        let whole = chain(error).to_lowercase();
         let (fault, message) = if whole.contains("credential") {
             // What follows lists each source that the SDK has tried, in its own words, in many lines.
             let cause = cause.split(". Attempted:").next().unwrap_or(&cause);
@@ -124,7 +121,6 @@ impl Failure {
             is_passing,
             is_ambiguous: is_passing,
             message,
-            source: Some(source),
         }
     }
 
@@ -136,7 +132,7 @@ impl Failure {
     /// The error for the caller. `attempts` counts this one.
     pub fn into_error(self, store: &Inner, key: &str, attempts: u32) -> StoreError {
         let message = self.describe(store, key, attempts);
-        StoreError { fault: self.fault, message, source: self.source }
+        StoreError::new(self.fault, message)
     }
 
     /// What went wrong and what to do about it. Without a key it is said of the bucket.
@@ -299,7 +295,7 @@ mod tests {
 
     #[test]
     fn only_passing_faults_are_tried_again() {
-        let failure = |status, code| Failure::from_answer(answer(status, code), "x".into());
+        let failure = |status, code| Failure::from_answer(answer(status, code));
         for (status, code) in [(500, ""), (503, "SlowDown"), (409, ""), (400, "RequestTimeout")] {
             assert!(failure(status, code).is_passing, "{status} {code}");
         }
@@ -317,7 +313,7 @@ mod tests {
     #[test]
     fn missing_credentials_are_told_without_the_list_of_what_was_tried() {
         let said = "no credentials found in chain. Attempted:\n  Environment: variable not set";
-        let failure = Failure::from_dispatch(said.into());
+        let failure = Failure::from_dispatch(&std::io::Error::other(said));
         assert_eq!(failure.fault, StoreFault::NoCredentials);
         let message = "no usable AWS credentials: no credentials found in chain";
         assert_eq!(failure.message, message);

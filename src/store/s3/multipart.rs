@@ -15,7 +15,7 @@ use crate::store::object_store::path::Path;
 use crate::store::object_store::{
     Extensions, MultipartUpload, PutMultipartOptions, PutPayload, PutResult, Result, UploadPart,
 };
-use crate::store::{StoreError, StoreFault};
+use crate::store::{Encrypted, StoreError, StoreFault};
 
 pub(super) async fn start(
     store: &Arc<Inner>,
@@ -39,19 +39,29 @@ pub(super) async fn start(
         .set_tagging((!tags.is_empty()).then(|| tags.to_owned()));
     let outcome = run(store, || request.clone().send()).await;
     let output = outcome.into_result(store, location.as_ref())?;
-    // Before any part of it is sent.
-    store.encryption.check(store, location.as_ref(), encrypted!(output))?;
+    let told = encrypted!(output);
     let Some(id) = output.upload_id else {
         return Err(malformed(store, location.as_ref(), "an upload without its id"));
     };
-    Ok(Box::new(Upload {
+    let mut upload = Upload {
         store: Arc::clone(store),
         location: location.clone(),
         id,
+        is_told: store.encryption.is_told(&told),
         started: 0,
         bytes: 0,
         parts: Arc::default(),
-    }))
+    };
+    // Before any part of it is sent.
+    if upload.is_told
+        && let Err(error) = store.encryption.check(store, location.as_ref(), told)
+    {
+        if let Err(error) = upload.abort().await {
+            tracing::debug!(%error, "an upload that was refused stays begun");
+        }
+        return Err(error);
+    }
+    Ok(Box::new(upload))
 }
 
 /// An upload that is neither completed nor aborted stays at the server, invisible but paid for,
@@ -60,6 +70,8 @@ struct Upload {
     store: Arc<Inner>,
     location: Path,
     id: String,
+    /// How the store encrypts it is known, and as asked.
+    is_told: bool,
     started: i32,
     bytes: u64,
     parts: Arc<Mutex<Vec<CompletedPart>>>,
@@ -123,14 +135,13 @@ impl MultipartUpload for Upload {
         }
         let output = outcome.into_result(&self.store, key)?;
         match output.e_tag {
-            // Ceph RGW 16 leaves it empty.
-            None => Ok(self.look().await?.1),
-            Some(e_tag) if e_tag.is_empty() => Ok(self.look().await?.1),
-            e_tag => Ok(PutResult {
-                e_tag,
+            Some(e_tag) if self.is_told && !e_tag.is_empty() => Ok(PutResult {
+                e_tag: Some(e_tag),
                 version: output.version_id,
                 extensions: Extensions::default(),
             }),
+            // Ceph RGW 16 leaves it empty.
+            _ => Ok(self.look().await?.1),
         }
     }
 
@@ -151,11 +162,13 @@ impl MultipartUpload for Upload {
 }
 
 impl Upload {
-    /// Size and version of what is there now.
+    /// Size and version of what is there now, which must be encrypted as asked.
     async fn look(&self) -> Result<(u64, PutResult)> {
-        let found = get::head(&self.store, &self.location, None).await?.meta;
-        let (e_tag, version) = (found.e_tag, found.version);
-        Ok((found.size, PutResult { e_tag, version, extensions: Extensions::default() }))
+        let found = get::head(&self.store, &self.location, None).await?;
+        let told = found.extensions.get::<Encrypted>().cloned().unwrap_or_default();
+        let extensions = self.store.encryption.check(&self.store, self.location.as_ref(), told)?;
+        let (e_tag, version) = (found.meta.e_tag, found.meta.version);
+        Ok((found.meta.size, PutResult { e_tag, version, extensions }))
     }
 }
 

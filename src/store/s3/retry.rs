@@ -87,7 +87,7 @@ where
                 store.trouble.served(traffic);
                 return Outcome { result: Ok(value), attempts, is_ambiguous };
             }
-            Ok(Err(error)) => Failure::from_sdk(error),
+            Ok(Err(error)) => Failure::from_sdk(&error),
             // What went wrong before says more than how little time was left.
             Err(waited) => last
                 .filter(|_| limit == end)

@@ -4,8 +4,8 @@ use super::*;
 use crate::base::{BlockSize, CommitNumber, Epoch, ErrorKind, KIB};
 use crate::format::header::{Compression, SLOTS_MAX, SlotId};
 use crate::keys::{self, SlotKind};
-use crate::store::StoreFault;
 use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
+use crate::store::{LoadKeys as _, StoreFault};
 use crate::volume::{Holders, SlotTrial};
 
 #[tokio::test]
@@ -372,4 +372,38 @@ async fn a_new_volume_key_whose_answer_is_lost_holds() {
     let opened = open(&inner, &keyfile(1)).await.unwrap();
     assert_eq!(opened.fingerprint(), volume.fingerprint());
     volume.add_slot(&slot(keyfile(2), ""), &StoppedClock).await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_of_an_epoch_that_somebody_else_began_are_not_destroyed() {
+    let store = memory();
+    let mut late = create(&store, &[keyfile(1)]).await.unwrap();
+    assert_eq!(late.begin_epoch().await.unwrap(), Epoch(2));
+    let mut other = open(&store, &keyfile(1)).await.unwrap();
+    other.retire_epochs(Epoch(2)).await.unwrap();
+    assert_eq!(other.begin_epoch().await.unwrap(), Epoch(3));
+    let error = late.retire_epochs(Epoch(2)).await.unwrap_err();
+    assert!(matches!(error, VolumeError::OtherEpoch), "{error}");
+    let now = open(&store, &keyfile(1)).await.unwrap();
+    assert_eq!(now.epochs(), [Epoch(2), Epoch(3)]);
+}
+
+#[tokio::test]
+async fn an_older_header_brings_no_old_keys_back_to_an_open_volume() {
+    let store = memory();
+    let mut volume = create(&store, &[keyfile(1)]).await.unwrap();
+    let loader = volume.key_loader();
+    let first = header_file(&store).await;
+    volume.begin_epoch().await.unwrap();
+    let both = header_file(&store).await;
+    let path = Path::from(HEADER_NAME);
+    store.put(&path, first.clone().into()).await.unwrap();
+    loader.load_keys().await;
+    assert_eq!(volume.data_keys().epochs(), [Epoch(1), Epoch(2)]);
+    assert!(matches!(volume.refresh().await, Err(VolumeError::HeaderReplaced)));
+    store.put(&path, both.clone().into()).await.unwrap();
+    volume.retire_epochs(Epoch(2)).await.unwrap();
+    store.put(&path, both.into()).await.unwrap();
+    loader.load_keys().await;
+    assert_eq!(volume.data_keys().epochs(), [Epoch(2)]);
 }
