@@ -404,7 +404,8 @@ mod tests {
         let resolved = Resolved { config, file: None, key: None, mount_options: Vec::new() };
         let findings = findings(&resolved, &storage).await;
         let names: Vec<_> = findings.iter().map(|finding| finding.check).collect();
-        assert_eq!(names, ["tls", "volume", "slot", "slot", "sealing", "pin", "lease"]);
+        let all = ["tls", "volume", "slot", "slot", "sealing", "server-side", "pin", "lease"];
+        assert_eq!(names, all);
         assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok), "{findings:?}");
         assert!(
             findings[3].detail.ends_with("not verified: another keyfile opens it"),

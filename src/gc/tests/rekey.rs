@@ -18,7 +18,7 @@ use crate::meta::{SlateMeta, SlateOptions, SlateReader, View};
 use crate::store::SealedStore;
 use crate::store::object_store::ObjectStore;
 use crate::store::object_store::memory::InMemory;
-use crate::volume::{Lease, LeaseSite, Volume};
+use crate::volume::{Lease, LeaseSite, Pin, Volume};
 
 const AT_ONCE: RekeyPolicy = RekeyPolicy { rate: None, keep: Duration::ZERO };
 
@@ -51,6 +51,14 @@ fn sealed(store: &Arc<dyn ObjectStore>, volume: &Volume) -> Arc<SealedStore> {
 }
 
 async fn mount(store: &Arc<dyn ObjectStore>) -> Mounted {
+    mount_and(store, |_| {}).await
+}
+
+/// `changed` is called when the new epoch has begun, and when it is the only one.
+async fn mount_and(
+    store: &Arc<dyn ObjectStore>,
+    changed: impl Fn(Pin) + Send + Sync + 'static,
+) -> Mounted {
     let volume = Volume::open(Arc::clone(store), &secret(), None).await.unwrap();
     let (keys, id) = (volume.data_keys(), volume.id());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -86,7 +94,13 @@ async fn mount(store: &Arc<dyn ObjectStore>) -> Mounted {
     let volume = Arc::new(Mutex::new(volume));
     let lease = Arc::new(Mutex::new(lease));
     let parts = RekeyParts { collector, volume, lease, metadata };
-    Mounted { fs, rekeyer: Arc::new(Rekeyer::new(parts, |_| {})) }
+    Mounted { fs, rekeyer: Arc::new(Rekeyer::new(parts, changed)) }
+}
+
+async fn take_over(store: Arc<dyn ObjectStore>) {
+    let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
+    let site = LeaseSite::new(store, volume.id(), volume.data_keys(), Arc::new(SystemClock));
+    Lease::acquire(site, "there", true).await.unwrap();
 }
 
 /// The epochs in the headers of all sealed objects.
@@ -183,16 +197,28 @@ async fn a_key_that_a_pack_without_a_record_needs_is_kept() {
 async fn a_key_is_kept_once_somebody_else_has_taken_the_lease() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     new_volume(&store).await;
-    let mounted = mount(&store).await;
+    let bucket = Arc::clone(&store);
+    let taken = move |_| {
+        tokio::task::block_in_place(|| Handle::current().block_on(take_over(Arc::clone(&bucket))));
+    };
+    let mounted = mount_and(&store, taken).await;
     make(&mounted.fs, "file", 1, MIB).await;
-    let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
-    let site =
-        LeaseSite::new(Arc::clone(&store), volume.id(), volume.data_keys(), Arc::new(SystemClock));
-    let _other = Lease::acquire(site, "there", true).await.unwrap();
     let error = mounted.rekeyer.rekey_anew(AT_ONCE).await.unwrap_err();
     assert!(matches!(error, GcError::Ended), "{error}");
     let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
     assert_eq!(volume.epochs(), [Epoch(1), Epoch(2)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_lost_the_lease_begins_no_epoch() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    new_volume(&store).await;
+    let mounted = mount(&store).await;
+    take_over(Arc::clone(&store)).await;
+    let error = mounted.rekeyer.rekey_anew(AT_ONCE).await.unwrap_err();
+    assert!(matches!(error, GcError::Ended), "{error}");
+    let volume = Volume::open(Arc::clone(&store), &secret(), None).await.unwrap();
+    assert_eq!(volume.epochs(), [Epoch(1)]);
 }
 
 /// It has read the header before the new epoch was there.
