@@ -302,15 +302,17 @@ fn rotate_slot(args: &RotateArgs) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let mut opened = open(&resolved).await?;
         let slot = opened.slot(args.slot.as_deref().unwrap_or_default())?;
-        let (secret, paper) = if args.new.is_given() {
+        let (secret, mut paper) = if args.new.is_given() {
             args.new.secret(&resolved.config, &slot.label)?
         } else {
             (same_secret(&opened, &slot, &resolved.config)?, None)
         };
         // New words are on paper before the old ones open nothing any more.
-        let is_printed = paper.is_some();
-        paper.map_or(Ok(()), |paper| paper.print(&opened, slot.id))?;
+        let printed = paper.take_if(|_| secret.kind() == slot.kind);
+        let is_printed = printed.is_some();
+        printed.map_or(Ok(()), |paper| paper.print(&opened, slot.id))?;
         if let Err(error) = opened.volume.rotate_slot(slot.id, &secret, &SystemClock).await {
+            paper.into_iter().for_each(Paper::discard);
             if is_printed {
                 println!("the sheet may be void: try it with `lidfs key list --recovery-words` before you keep it, and keep the old one");
             }
