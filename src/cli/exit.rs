@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use crate::base::ErrorKind;
+use crate::bench::BenchError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
 use crate::fs::FsError;
@@ -121,6 +122,22 @@ impl From<store::OpenError> for Failure {
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         Self::of(daemon_exit(&error), &error)
+    }
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        Self::of(bench_exit(&error), &error)
+    }
+}
+
+fn bench_exit(error: &BenchError) -> Exit {
+    match error {
+        BenchError::Store { .. } | BenchError::NotRemoved { .. } => {
+            error.fault().map_or(Exit::Unreachable, fault_exit)
+        }
+        BenchError::ReadOnly { .. } => Exit::Mountpoint,
+        BenchError::Mount { .. } | BenchError::Interrupted => Exit::Failure,
     }
 }
 
