@@ -88,9 +88,14 @@ impl StorePlan {
         WORKERS * self.objects_each * self.object_bytes + self.samples as u64 * self.small_bytes
     }
 
-    /// Objects written at most, and as many read and deleted.
+    /// Objects at most: each is written, read and deleted once.
     pub fn objects(&self) -> u64 {
         WORKERS * self.objects_each + self.samples as u64
+    }
+
+    /// Writes at most: the first of all, which opens a connection, counts for nothing.
+    pub fn puts(&self) -> u64 {
+        self.objects() + 1
     }
 
     /// Questions for sizes at most: one of each worker opens its connection.
@@ -142,7 +147,7 @@ mod tests {
             assert!(plan.object_bytes <= 16 * MIB && plan.objects_each > 0, "{size}: {plan:?}");
         }
         let plan = StorePlan::new(256 * MIB, None, 16 * MIB).unwrap();
-        assert_eq!((plan.object_bytes, plan.objects_each), (1008 * KIB, 4));
+        assert_eq!((plan.object_bytes, plan.objects_each), (1040 * KIB, 4));
         assert_eq!((plan.objects(), plan.heads()), (352, 163));
     }
 

@@ -190,17 +190,10 @@ fn measure(runtime: &Runtime, aim: &Aim, is_json: bool) -> Result<Report, Failur
         Some((resolved, _)) => Some(runtime.block_on(daemon::open_storage(&resolved.config))?),
         None => None,
     };
-    let announcement = announcement(aim, storage.as_ref());
-    if is_json {
-        eprint!("{announcement}");
-    } else {
-        print!("{announcement}");
-        // It is to be seen before, not after.
-        let _ = std::io::stdout().flush();
-    }
     let (stop, line) = (Stop::default(), Arc::new(StepLine::new()));
     let speeds = runtime.block_on(async {
         let mut signals = Signals::new()?;
+        announce(&announcement(aim, storage.as_ref()), is_json);
         let store = match (&storage, &aim.config) {
             (Some(storage), Some((_, plan))) => {
                 let left =
@@ -259,6 +252,17 @@ async fn measure_mount(
     Ok(done.map_err(|error| Failure::of(Exit::Failure, &error))??)
 }
 
+/// With JSON on standard output, other words do not go there.
+fn announce(text: &str, is_json: bool) {
+    if is_json {
+        eprint!("{text}");
+    } else {
+        print!("{text}");
+        // It is to be seen before, not after.
+        let _ = std::io::stdout().flush();
+    }
+}
+
 /// What it will cost, one line for each.
 fn announcement(aim: &Aim, storage: Option<&Storage>) -> String {
     let mut lines = Vec::new();
@@ -282,25 +286,21 @@ fn announcement(aim: &Aim, storage: Option<&Storage>) -> String {
 }
 
 fn store_announcement(url: &StoreUrl, transport: &Transport, plan: &StorePlan) -> String {
-    let (objects, heads) = (plan.objects(), plan.heads());
+    let (puts, gets, heads) = (plan.puts(), plan.objects(), plan.heads());
     let place = match transport {
         Transport::Local => String::new(),
         Transport::Plain(place) | Transport::Tls(place) => format!(" at {place}"),
     };
     let cost = match url {
         StoreUrl::S3 { .. } => {
-            let counts = RequestCounts {
-                put: objects,
-                get: objects,
-                head: heads,
-                ..RequestCounts::default()
-            };
+            let counts =
+                RequestCounts { put: puts, get: gets, head: heads, ..RequestCounts::default() };
             format!(", about {:.4} USD at Amazon's list price without traffic", counts.cost_usd())
         }
         StoreUrl::File { .. } => String::new(),
     };
     format!(
-        "store {url}{place}: sends and fetches up to {} each, in {objects} PUT, {objects} GET, {heads} HEAD at most{cost}; \
+        "store {url}{place}: sends and fetches up to {} each, in {puts} PUT, {gets} GET, {heads} HEAD at most{cost}; \
          all of it is removed\n",
         size(plan.bytes())
     )
@@ -372,7 +372,7 @@ mod tests {
         let transport = Transport::Tls("https://s3.test".to_owned());
         assert_eq!(
             store_announcement(&url, &transport, &plan),
-            "store s3://bucket/volume at https://s3.test: sends and fetches up to 248.4 MiB each, in 352 PUT, \
+            "store s3://bucket/volume at https://s3.test: sends and fetches up to 256.3 MiB each, in 353 PUT, \
              352 GET, 163 HEAD at most, about 0.0020 USD at Amazon's list price without traffic; all of it is \
              removed\n"
         );
