@@ -338,6 +338,32 @@ mod tests {
     }
 
     #[test]
+    fn a_measurement_ends_with_the_code_of_the_store_or_the_mount() {
+        let failed = |fault| {
+            let source =
+                store::StoreError::new(fault, "s3://bucket/p: told").into_object_store("S3", "x");
+            let (url, prefix) = ("s3://bucket/p".parse().unwrap(), "probe/bench-1".to_owned());
+            Failure::from(BenchError::Store {
+                place: Box::new(crate::bench::Place { url, prefix }),
+                step: "PUT",
+                source: Box::new(source),
+                is_removed: false,
+            })
+        };
+        assert_eq!(failed(StoreFault::NoBucket).exit.code(), 10);
+        let failure = failed(StoreFault::Unavailable);
+        assert_eq!(failure.exit.code(), 14);
+        assert_eq!(
+            failure.message,
+            "s3://bucket/p: PUT failed: s3://bucket/p: told; objects whose names begin with probe/bench-1 may be left below \
+             the volume: delete them"
+        );
+        let read_only = BenchError::ReadOnly { mountpoint: "/m".into() };
+        assert_eq!(Failure::from(read_only).exit.code(), 15);
+        assert_eq!(Failure::from(BenchError::Interrupted).exit.code(), 1);
+    }
+
+    #[test]
     fn what_the_store_says_stands_without_the_words_of_the_layers_around_it() {
         let fault = store::StoreError::caused(
             StoreFault::Denied,

@@ -6,6 +6,7 @@ use super::chart::{Chart, Group, Look, figure, wrapped};
 use super::size;
 use crate::base::MIB;
 use crate::bench::{Advice, Latency, MountSpeed, Report, StoreSpeed, Throughput};
+use crate::config::Size;
 
 /// A part of the picture.
 pub(super) struct Section {
@@ -23,7 +24,7 @@ fn store(speed: &StoreSpeed) -> Section {
     let StoreSpeed { latency, throughput, .. } = speed;
     let group = |name: &str, bars| Group { name: name.to_owned(), bars };
     let latency = Chart {
-        title: format!("latency of {}, one request at a time, in ms", size(speed.small_bytes)),
+        title: format!("latency of {}, one request at a time, in ms", Size(speed.small_bytes)),
         groups: vec![
             group("PUT", percentiles(&latency.put)),
             group("GET", percentiles(&latency.get)),
@@ -40,7 +41,7 @@ fn store(speed: &StoreSpeed) -> Section {
     let throughput = Chart {
         title: format!(
             "throughput in MiB/s, by requests at once, objects of {}",
-            size(speed.object_bytes)
+            Size(speed.object_bytes)
         ),
         groups: vec![group("PUT", steps(&throughput.put)), group("GET", steps(&throughput.get))],
         notes: Vec::new(),
