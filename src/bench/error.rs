@@ -12,7 +12,7 @@ use crate::store::{StoreFault, StoreUrl, classify, explain};
 #[non_exhaustive]
 pub enum BenchError {
     /// The store failed.
-    #[error("{}: {step} failed: {}{}", .place.url, explain(.source), left(*.is_removed, .place))]
+    #[error("the store failed at {step}: {}{}", explain(.source), left(*.is_removed, .place))]
     Store {
         /// Which.
         place: Box<Place>,
@@ -24,7 +24,7 @@ pub enum BenchError {
         is_removed: bool,
     },
     /// All was measured, and not all could be removed.
-    #[error("{}: cannot be removed: {}{}", .place.url, explain(.source), left(false, .place))]
+    #[error("what was measured cannot be removed: {}{}", explain(.source), left(false, .place))]
     NotRemoved {
         /// Where.
         place: Box<Place>,
@@ -64,11 +64,11 @@ pub struct Place {
     pub prefix: String,
 }
 
-fn left(is_removed: bool, Place { prefix, .. }: &Place) -> String {
+fn left(is_removed: bool, Place { url, prefix }: &Place) -> String {
     if is_removed {
         return String::new();
     }
-    format!("; objects whose names begin with {prefix} may be left below the volume: delete them")
+    format!("; objects whose names begin with {url}/{prefix} may be left: delete them")
 }
 
 impl BenchError {

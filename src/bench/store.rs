@@ -382,7 +382,7 @@ mod tests {
             );
             let error = measure(&store, &plan, &Stop::default(), &|_| ()).await.unwrap_err();
             let said = error.to_string();
-            assert!(said.starts_with(&format!("s3://bucket/volume: {step} failed: ")), "{said}");
+            assert!(said.starts_with(&format!("the store failed at {step}: ")), "{said}");
             assert!(!said.contains("may be left"), "{said}");
             assert_eq!(error.fault(), Some(StoreFault::Denied));
             assert_eq!(names(&*store).await, [OTHER], "{step} after {after}");
@@ -395,11 +395,10 @@ mod tests {
         faults.add(Rule::always(Fault::Fail(StoreFault::Denied)).on(Op::Delete));
         let error = measure(&store, &plan, &Stop::default(), &|_| ()).await.unwrap_err();
         let said = error.to_string();
-        let left = format!(
-            "; objects whose names begin with {} may be left below the volume",
-            plan.prefix
-        );
-        assert!(said.contains("DELETE failed") && said.contains(&left), "{said}");
+        let prefix = &plan.prefix;
+        let left =
+            format!("; objects whose names begin with s3://bucket/volume/{prefix} may be left");
+        assert!(said.contains("at DELETE: ") && said.contains(&left), "{said}");
         let is_told = |name: &String| name == OTHER || name.starts_with(&plan.prefix);
         let left = names(&*store).await;
         assert!(left.len() > 1 && left.iter().all(is_told), "{left:?}");
@@ -415,7 +414,7 @@ mod tests {
         };
         let error = measure(&store, &plan, &Stop::default(), &strike).await.unwrap_err();
         let said = error.to_string();
-        assert!(said.contains("GET failed") && said.contains(&plan.prefix), "{said}");
+        assert!(said.contains("at GET: ") && said.contains(&plan.prefix), "{said}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

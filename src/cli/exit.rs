@@ -355,8 +355,8 @@ mod tests {
         assert_eq!(failure.exit.code(), 14);
         assert_eq!(
             failure.message,
-            "s3://bucket/p: PUT failed: s3://bucket/p: told; objects whose names begin with probe/bench-1 may be left below \
-             the volume: delete them"
+            "the store failed at PUT: s3://bucket/p: told; objects whose names begin with \
+             s3://bucket/p/probe/bench-1 may be left: delete them"
         );
         let read_only = BenchError::ReadOnly { mountpoint: "/m".into() };
         assert_eq!(Failure::from(read_only).exit.code(), 15);

@@ -134,7 +134,7 @@ expect 3 'nowhere.toml' "$lidfs" bench "$work/nowhere.toml"
 expect 15 'neither a config file nor a mount point' "$lidfs" bench "$work/nowhere"
 expect 15 'no lidfs is mounted there' "$lidfs" bench "$work/out"
 expect 1 'its directory does not exist' "$lidfs" bench "$conf" --svg "$work/none/x.svg"
-expect 14 '127.0.0.1:9.*objects whose names begin with probe/bench-' \
+expect 14 '127.0.0.1:9.*objects whose names begin with s3://.*/volume/probe/bench-' \
     "$lidfs" bench -c "$conf" -o store.endpoint=http://127.0.0.1:9 -o store.deadline=2s
 umount_volume
 mount_volume --read-only

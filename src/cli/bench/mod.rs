@@ -197,7 +197,7 @@ fn measure(runtime: &Runtime, aim: &Aim, is_json: bool) -> Result<Report, Failur
         let store = match (&storage, &aim.config) {
             (Some(storage), Some((_, plan))) => {
                 let left =
-                    format!("objects whose names begin with {} below the volume", plan.prefix);
+                    format!("objects whose names begin with {}/{}", storage.url, plan.prefix);
                 let work = measure_store(storage, plan, &stop, &line);
                 Some(signals.guard(work, &stop, &left).await?)
             }
