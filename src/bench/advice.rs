@@ -20,6 +20,10 @@ const VERY_FAR_MS: f64 = 150.0;
 const DISTANT_MS: f64 = 20.0;
 /// Part of a pack's time on its way that waiting may take.
 const WAITING_MAX: f64 = 0.2;
+/// Objects that tell how long sending takes.
+const OBJECT_MIN: u64 = MIB;
+/// Part of a wait by which it varies.
+const WAITING_NOISE: f64 = 0.1;
 /// Packs that fit into what may be dirty: as many as are on their way, and the next ones.
 const PACKS_DIRTY: u64 = 2 * PACKS_IN_FLIGHT_MAX as u64;
 /// Memory below which windows of several sequential readers push each other out.
@@ -100,12 +104,13 @@ fn pack_size(config: &Config, store: &StoreSpeed) -> Option<(u64, f64)> {
     let step = store.throughput.put.iter().find(|step| step.concurrency == PACKS_IN_FLIGHT_MAX)?;
     let waiting = store.latency.put.p50_ms / 1000.0;
     let each = step.bytes_per_second / f64_of(PACKS_IN_FLIGHT_MAX as u64);
-    if each <= 0.0 || waiting <= 0.0 {
+    // Small objects do not tell how long sending takes.
+    if each <= 0.0 || waiting <= 0.0 || store.object_bytes < OBJECT_MIN {
         return None;
     }
-    // What an object took beside the wait.
+    // What an object took beside the wait: less than some of that cannot be told from it.
     let object = f64_of(store.object_bytes);
-    let per_byte = ((object / each) - waiting).max(0.0) / object;
+    let per_byte = ((object / each) - waiting).max(waiting * WAITING_NOISE) / object;
     let part = |bytes: u64| waiting / (waiting + per_byte * f64_of(bytes));
     let mut bytes = present;
     while part(bytes) > WAITING_MAX && bytes < PACK_BYTES_MAX {
@@ -322,6 +327,16 @@ mod tests {
         config.cache.disk = Some("auto".into());
         let fast = store(40.0, 4000.0);
         assert_eq!(told(&config, &fast, None)[0], "write.pack_size 64 MiB");
+    }
+
+    #[test]
+    fn objects_too_small_to_tell_speak_for_no_pack_size() {
+        let mut config = Config::default();
+        config.cache.disk = Some("auto".into());
+        let mut few = store(40.0, 40_000.0);
+        assert_eq!(told(&config, &few, None)[0], "write.pack_size 64 MiB");
+        few.object_bytes = MIB - 1;
+        assert_eq!(told(&config, &few, None), [""; 0]);
     }
 
     #[test]

@@ -57,24 +57,21 @@ new_volume
 s3 list "$bucket" volume/ | sort >"$work/out/before"
 
 # The store, by its config file, in each way to name it.
-bench "$work/out/json" --json "$conf"
+bench "$work/out/json" --json -c "$conf"
 figures "$work/out/json" store
 grep -qE '^store s3://.* at http://.*: sends and fetches up to .* PUT, .* GET, .* HEAD at most, about .* USD' "$work/out/stderr" ||
     fail "the cost was not said: $(cat "$work/out/stderr")"
-bench "$work/out/json" --json -c "$conf"
-bench "$work/out/json" --json -c "$conf" "s3://$bucket/volume" --object-size "32 KiB"
-clean "the store"
-s3 list "$bucket" volume/ | sort >"$work/out/after"
-same "$work/out/before" "$work/out/after" "the volume"
-say "a store: measured, and its volume is as it was"
-
 # As text and as a picture.
 LC_ALL=C.UTF-8 bench "$work/out/text" "$conf" --svg "$work/store.svg"
 head -n 1 "$work/out/text" | grep -q '^store s3://.*: sends' || fail "the cost does not come first: $(cat "$work/out/text")"
 grep -q '█' "$work/out/text" || fail "no bars: $(cat "$work/out/text")"
-LC_ALL=C bench "$work/out/ascii" "$conf"
+LC_ALL=C bench "$work/out/ascii" -c "$conf" "s3://$bucket/volume" --object-size "32 KiB"
 ! LC_ALL=C grep -q '[^ -~]' "$work/out/ascii" || fail "not ASCII: $(cat "$work/out/ascii")"
 cat "$work/out/text"
+clean "the store"
+s3 list "$bucket" volume/ | sort >"$work/out/after"
+same "$work/out/before" "$work/out/after" "the volume"
+say "a store: measured, and its volume is as it was"
 
 # interrupt SIGNAL WHEN ARGS...: a bench that gets the signal once the command WHEN succeeds.
 interrupt() {
