@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::open::{Storage, open_storage};
 use super::signals::Signals;
@@ -22,9 +23,9 @@ use crate::fs::{self, FileSystem, FsParts, Records};
 use crate::fuse::{Caching, FuseError, FuseOptions, mount_type_at};
 use crate::gc::{Collector, GcParts};
 use crate::keys::Purpose;
-use crate::meta::{MetaError, SlateMeta, SlateOptions, SlateReader, View};
-use crate::store::SealedStore;
-use crate::volume::{Lease, LeaseSite, Volume};
+use crate::meta::{MetaError, SlateLook, SlateMeta, SlateOptions, SlateReader, View};
+use crate::store::{SealedStore, Tried};
+use crate::volume::{Lease, LeaseSeen, LeaseSite, Volume};
 
 /// How long metadata may take to open, replay of a killed writer's log included.
 const META_DEADLINE: Duration = Duration::from_mins(5);
@@ -97,22 +98,77 @@ pub(super) async fn assemble(
 
 /// Opens the volume; takes nothing yet. Also whether this machine knew it.
 async fn open<'a>(plan: &'a Plan, fuse: &FuseOptions) -> Result<(Opening<'a>, bool), DaemonError> {
-    let config = &plan.config;
     check_mountpoint(&plan.mountpoint, fuse.non_empty)?;
-    let storage = open_storage(config).await?;
+    let storage = open_storage(&plan.config).await?;
+    open_in(plan, storage).await
+}
+
+/// What needs no lease goes out at once: the store is tried out while the volume is opened, and the lease
+/// and metadata are read as they are now. Nothing is written where this machine has never seen a volume
+/// before there is one that the key opens.
+async fn open_in(plan: &Plan, storage: Storage) -> Result<(Opening<'_>, bool), DaemonError> {
     let key = plan.key.clone();
     let secret = blocking(move || key.secret(Purpose::Unlock)).await??;
     let pin = storage.pin()?;
     let expected = pin.as_ref().filter(|_| !plan.accept_rollback);
-    let volume = storage.open(&secret, expected).await?;
+    let (volume, writing) = if plan.config.mount.read_only {
+        (storage.open(&secret, expected).await?, None)
+    } else {
+        let (found, is_found) = oneshot::channel();
+        let is_known = pin.is_some();
+        let seen = async {
+            let opened = storage.open(&secret, expected).await;
+            // Nobody may be waiting for it.
+            let _ = found.send(opened.is_ok());
+            let volume = opened?;
+            let sealed = storage.sealed(&volume);
+            let site = storage.lease_site(&volume);
+            let metadata = in_time(async { Ok(SlateLook::new(sealed.clone()).await) });
+            let (lease, metadata) = tokio::join!(site.look(), metadata);
+            let lease = lease.map_err(|source| storage.lease_error(source))?;
+            let metadata = metadata.map_err(|source| storage.meta_error(source))?;
+            Ok((volume, sealed, (site, lease), metadata))
+        };
+        let tried = async {
+            if is_known || is_found.await == Ok(true) {
+                return Some(storage.try_out().await);
+            }
+            None
+        };
+        let (seen, tried) = tokio::join!(seen, tried);
+        match (seen, tried) {
+            (Ok((volume, sealed, lease, metadata)), tried) => {
+                let tried = match tried {
+                    Some(tried) => tried?,
+                    None => storage.try_out().await?,
+                };
+                (volume, Some(Writing { tried, sealed, lease, metadata }))
+            }
+            (Err(error), tried) => {
+                if let Some(Ok(tried)) = tried {
+                    // What is wrong comes first; a probe left behind is small and harmless.
+                    let _ = tried.remove(&*storage.store).await;
+                }
+                return Err(error);
+            }
+        }
+    };
     drop(secret);
     let mut warnings = Vec::new();
     if pin.is_none() {
         warnings.push("this machine has not seen the volume before: from now on a rollback of the bucket is noticed".to_owned());
     }
     let (sealed, lease, follower) = (None, None, None);
-    let opening = Opening { plan, storage, volume, warnings, sealed, lease, follower };
+    let opening = Opening { plan, storage, volume, writing, warnings, sealed, lease, follower };
     Ok((opening, pin.is_some()))
+}
+
+/// What is known before a mount takes the lease.
+struct Writing {
+    tried: Tried,
+    sealed: Arc<SealedStore>,
+    lease: (LeaseSite, LeaseSeen),
+    metadata: SlateLook,
 }
 
 /// A mount under way: the volume is open, nothing is shown yet.
@@ -120,6 +176,8 @@ struct Opening<'a> {
     plan: &'a Plan,
     storage: Storage,
     volume: Volume,
+    /// `None` on a read-only mount, and once it is used.
+    writing: Option<Writing>,
     warnings: Vec<String>,
     sealed: Option<Arc<SealedStore>>,
     lease: Option<Lease>,
@@ -136,10 +194,9 @@ struct Parts {
 impl Opening<'_> {
     async fn open_fs(&mut self, background: Handle) -> Result<Parts, DaemonError> {
         let config = &self.plan.config;
-        let (records, writer) = if config.mount.read_only {
-            (self.open_reader(background).await?, WriterEpoch(0))
-        } else {
-            Box::pin(self.open_writer(background)).await?
+        let (records, writer) = match self.writing.take() {
+            None => (self.open_reader(background).await?, WriterEpoch(0)),
+            Some(writing) => Box::pin(self.open_writer(writing, background)).await?,
         };
         if let Err(error) = self.check_pin(&records).await {
             if let Records::Writer(engine) = &records {
@@ -190,38 +247,33 @@ impl Opening<'_> {
 
     async fn open_writer(
         &mut self,
+        writing: Writing,
         background: Handle,
     ) -> Result<(Records, WriterEpoch), DaemonError> {
-        let report = self.storage.probe().await?;
+        let Writing { tried, sealed, lease: (site, seen), metadata } = writing;
+        let report = tried.report;
         if !report.conditional_create {
             self.warnings.push("the store has no conditional writes (store.single_machine): two machines that mount this volume at once would damage it".to_owned());
         }
-        let site = LeaseSite::new(
-            Arc::clone(&self.storage.store),
-            self.volume.id(),
-            self.volume.data_keys(),
-            Arc::new(SystemClock),
-        );
         let place = self.plan.mountpoint.display().to_string();
-        let url = self.storage.url.clone();
-        let lease_error = |source| DaemonError::Lease { url, source: Box::new(source) };
-        let acquired = Lease::acquire(site, &place, self.plan.takeover).await;
-        let lease = acquired.map_err(lease_error.clone())?;
+        let taken = Lease::take(site, seen, &place, self.plan.takeover);
+        let (taken, removed) = tokio::join!(taken, tried.remove(&*self.storage.store));
+        let lease = taken.map_err(|source| self.storage.lease_error(source))?;
         if let Some(other) = lease.replaced() {
             tracing::warn!(host = other.host, pid = other.pid, "took the volume over");
         }
         let lease = self.lease.insert(lease);
+        removed?;
         let before = self.volume.header_version();
         self.volume.refresh().await.map_err(|source| self.storage.volume_error(source))?;
         if self.volume.header_version() != before {
             // Sealed with the key of now, should a rekey have ended in between.
-            lease.heartbeat().await.map_err(lease_error)?;
+            lease.heartbeat().await.map_err(|source| self.storage.lease_error(source))?;
         }
         let mut options = SlateOptions::new(background);
         options.conditional_overwrites = report.conditional_update;
-        let sealed = self.storage.sealed(&self.volume);
-        self.sealed = Some(Arc::clone(&sealed));
-        let meta = Box::pin(in_time(SlateMeta::open(sealed, options)))
+        self.sealed = Some(sealed);
+        let meta = Box::pin(in_time(SlateMeta::open_seen(metadata, options)))
             .await
             .map_err(|source| self.storage.meta_error(source))?;
         lease.set_writer_epoch(meta.writer_epoch());
@@ -357,6 +409,8 @@ fn compression(chosen: header::Compression) -> Compression {
     }
 }
 
+#[cfg(test)]
+mod round_trips;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -97,6 +97,14 @@ impl LeaseSite {
         Ok((!record.is_free(&*self.clock)).then_some((record.holder, age)))
     }
 
+    /// Reads the lease, for [`Lease::take`].
+    ///
+    /// # Errors
+    /// [`LeaseError::Object`].
+    pub async fn look(&self) -> Result<LeaseSeen, LeaseError> {
+        Ok(LeaseSeen(self.object.read().await?))
+    }
+
     fn binding(&self) -> Binding<'static> {
         Binding { volume: self.volume, kind: ObjectKind::Lease, path: LEASE_NAME }
     }
@@ -114,6 +122,9 @@ impl LeaseSite {
         Ok(seal_whole(&self.keys.current(), &self.binding(), &plain)?.into())
     }
 }
+
+/// The lease as it was at some moment.
+pub struct LeaseSeen(Option<Found>);
 
 /// A lease held by this process.
 pub struct Lease {
@@ -136,6 +147,21 @@ impl Lease {
         mount_point: &str,
         takeover: bool,
     ) -> Result<Self, LeaseError> {
+        let seen = site.look().await?;
+        Self::take(site, seen, mount_point, takeover).await
+    }
+
+    /// As [`acquire`](Self::acquire), with the lease read before: it is written only where it is still as
+    /// `seen`, and looked at again where it is not.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub async fn take(
+        site: LeaseSite,
+        seen: LeaseSeen,
+        mount_point: &str,
+        takeover: bool,
+    ) -> Result<Self, LeaseError> {
         let now = site.clock.now().seconds;
         let record = Record {
             id: hex(&random_bytes::<16>()),
@@ -146,7 +172,7 @@ impl Lease {
             released: false,
         };
         let sealed = site.seal(&record)?;
-        let mut current = site.object.read().await?;
+        let LeaseSeen(mut current) = seen;
         for _ in 0..ATTEMPTS_MAX {
             let mut replaced = None;
             if let Some(found) = &current {

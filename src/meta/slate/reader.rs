@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::meta::slate::{
-    PATH, SlateOptions, block_cache, classify, collect, in_runtime, settings,
+    PATH, SlateLook, SlateOptions, block_cache, classify, collect, in_runtime, settings, warm,
 };
 use crate::meta::{CheckpointId, MetaError, MetaRead, Record};
 
@@ -38,7 +38,7 @@ const NEXT_STATE_MAX: Duration = Duration::from_secs(30);
 
 /// A read-only view of a volume's records in the bucket.
 pub struct SlateReader {
-    reader: DbReader,
+    reader: Arc<DbReader>,
     runtime: Handle,
     view: View,
     /// By then there is another state, if the writer has one.
@@ -71,13 +71,21 @@ impl SlateReader {
             View::Latest => DbReaderMode::FollowLatest,
             View::Checkpoint(id) => DbReaderMode::Checkpoint(uuid::Uuid::from_bytes(id.0)),
         };
-        let reader = DbReader::builder(PATH, store)
+        let (SlateLook { ahead, .. }, manifest) =
+            SlateLook::begin(store, options.bounds.ahead_bytes).await;
+        let reader = DbReader::builder(PATH, Arc::new(ahead.clone()))
             .with_reader_mode(mode)
             .with_options(settings::reader(&options))
             .with_db_cache(block_cache(&options), 0)
             .build()
             .await
             .map_err(|error| missing_checkpoint(view, error))?;
+        ahead.opened();
+        let reader = Arc::new(reader);
+        if let Some(manifest) = manifest {
+            let warmed = Arc::clone(&reader);
+            tokio::spawn(async move { warm(&*warmed, &manifest, &ahead).await });
+        }
         let status = reader.subscribe();
         let settled = status.borrow().durable_seq;
         let version = Mutex::new(Announced { settled, newest: settled, since: Instant::now() });

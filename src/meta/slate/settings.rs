@@ -42,6 +42,8 @@ pub(super) struct Bounds {
     pub(super) table_flushes: u64,
     /// How often the compactor looks for work.
     pub(super) compaction_poll: Duration,
+    /// Bytes of tables that are fetched before anybody asks for them.
+    pub(super) ahead_bytes: u64,
 }
 
 impl Default for Bounds {
@@ -53,6 +55,7 @@ impl Default for Bounds {
             table_interval: Duration::from_mins(1),
             table_flushes: 512,
             compaction_poll: COMPACTION_POLL,
+            ahead_bytes: super::ahead::TABLES_BYTES_MAX,
         }
     }
 }
@@ -86,9 +89,10 @@ impl SlateOptions {
 
 /// How often the writer looks at the manifest unasked; each flush of a table looks too. Two requests.
 /// Longer than the compactor sleeps, so that waking that wakes nothing else.
-const MANIFEST_POLL: Duration = Duration::from_secs(150);
-/// How often the compactor and its worker look for work; six requests in all.
-pub(super) const COMPACTION_POLL: Duration = Duration::from_secs(90);
+const MANIFEST_POLL: Duration = Duration::from_mins(5);
+/// How often the compactor and its worker look for work unasked; six requests in all. Where tables pile up
+/// they are woken (`catch_up`).
+pub(super) const COMPACTION_POLL: Duration = Duration::from_mins(3);
 /// What a killed mount was merging is taken on by the next one after so long without a sign of life.
 const WORKER_DEAD: Duration = Duration::from_secs(20);
 /// A sign of life, while something is being merged; two requests.

@@ -22,6 +22,13 @@ fn options() -> SlateOptions {
     options
 }
 
+/// Tables are read when they are needed, not before.
+fn late() -> SlateOptions {
+    let mut options = options();
+    options.bounds.ahead_bytes = 0;
+    options
+}
+
 struct Volume(Arc<dyn ObjectStore>);
 
 #[async_trait]
@@ -111,6 +118,7 @@ fn small(options: &mut SlateOptions) {
         table_interval: Duration::from_millis(30),
         table_flushes: 4,
         compaction_poll: Duration::from_millis(40),
+        ..Bounds::default()
     };
 }
 
@@ -301,7 +309,7 @@ async fn a_follower_that_misses_a_table_looks_again_at_the_next_state() {
     let writer = SlateMeta::open(bucket.clone(), options()).await.unwrap();
     writer.apply(numbered(1, 100)).await.unwrap();
     writer.close().await.unwrap();
-    let reader = SlateReader::open(bucket.clone(), options(), View::Latest).await.unwrap();
+    let reader = SlateReader::open(bucket.clone(), late(), View::Latest).await.unwrap();
     let tables = bucket.list(Some(&"meta/compacted".into())).try_collect::<Vec<_>>().await.unwrap();
     let mut gone = Vec::new();
     for table in tables {
@@ -327,7 +335,7 @@ async fn a_table_that_is_gone_for_good_is_told() {
     let writer = SlateMeta::open(bucket.clone(), options()).await.unwrap();
     writer.apply(numbered(1, 100)).await.unwrap();
     writer.close().await.unwrap();
-    let reader = SlateReader::open(bucket.clone(), options(), View::Latest).await.unwrap();
+    let reader = SlateReader::open(bucket.clone(), late(), View::Latest).await.unwrap();
     let tables = bucket.list(Some(&"meta/compacted".into())).try_collect::<Vec<_>>().await.unwrap();
     let mut gone = Vec::new();
     for table in tables {
@@ -337,7 +345,7 @@ async fn a_table_that_is_gone_for_good_is_told() {
     let error = reader.get(b"key 00000001").await.unwrap_err();
     assert_eq!(error.kind(), crate::base::ErrorKind::Corrupt, "{error}");
     // Who stays at one state for long is not made to wait for the next.
-    let mut patient = options();
+    let mut patient = late();
     patient.follow_interval = Duration::from_hours(12);
     let other = SlateReader::open(bucket.clone(), patient, View::Latest).await.unwrap();
     let error = other.get(b"key 00000001").await.unwrap_err();

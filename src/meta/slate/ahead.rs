@@ -1,0 +1,402 @@
+//! What an opening engine will read, read before it asks.
+//!
+//! By itself the engine opens with one request after the other, and its first reads go table by table, block
+//! by block. Much of it is known as soon as the newest manifest is:
+//!
+//! ```text
+//!   look   LIST manifests | boundaries      then GET the newest manifest
+//!          HEAD the log | GET small tables  in the background, while others still take the lease
+//!   open   the same reads, from memory; then the fence, which is a write
+//!          small tables go to the block cache, from memory
+//! ```
+//!
+//! Why old answers do no harm: they count only until the first write of this engine, and it writes first a
+//! manifest under the next number, on the condition that there is none, then its fence into the log
+//! likewise. Both fail where somebody else was there in between, and the engine looks anew, as it does when
+//! that happens between its own reads and its write. What it reads after a write (that it still owns the
+//! newest manifest, that no boundary has passed it) is always asked of the store. Tables never change under
+//! their name. A fence that this store has just created need not be read back to know that it is empty.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::{self, BoxFuture, FutureExt, Shared};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use slatedb::VersionedManifest;
+use slatedb::manifest::SsTableView;
+use slatedb::object_store::path::Path;
+use slatedb::object_store::{
+    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, RenameOptions, Result,
+};
+
+use super::PATH;
+
+/// Larger tables are read as they are needed.
+const TABLE_BYTES_MAX: u64 = 2 << 20;
+/// Of all tables together; the newest go first.
+pub(super) const TABLES_BYTES_MAX: u64 = 8 << 20;
+/// As many at a time as the engine's own requests.
+const TABLES_MAX: usize = 32;
+/// Places after the end of the log that the engine looks at to find it: powers of two.
+const LOG_PLACES: u32 = 8;
+
+/// A store that has answers ready while an engine opens.
+#[derive(Clone)]
+pub(super) struct Ahead {
+    inner: Arc<dyn ObjectStore>,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    phase: Phase,
+    tables: HashMap<Path, Fetch>,
+}
+
+enum Phase {
+    /// Nothing was written yet.
+    Looking(Answers),
+    /// The fence, once it is there.
+    Fencing(Option<ObjectMeta>),
+    Open,
+}
+
+/// What was asked and answered; `None` where nothing was there.
+#[derive(Default)]
+struct Answers {
+    objects: HashMap<Path, Option<Whole>>,
+    heads: HashMap<Path, Option<ObjectMeta>>,
+    /// Each is given once: who asks again has found that it does not fit the rest.
+    lists: HashMap<Option<Path>, Vec<ObjectMeta>>,
+}
+
+/// An object in memory.
+#[derive(Clone)]
+struct Whole {
+    meta: ObjectMeta,
+    attributes: Attributes,
+    bytes: Bytes,
+}
+
+/// `None` if it could not be read: then whoever needs it asks himself.
+type Fetch = Shared<BoxFuture<'static, Option<Whole>>>;
+
+impl Whole {
+    async fn of(result: GetResult) -> Result<Self> {
+        let (meta, attributes) = (result.meta.clone(), result.attributes.clone());
+        Ok(Self { meta, attributes, bytes: result.bytes().await? })
+    }
+
+    fn result(self, range: Range<u64>) -> Option<GetResult> {
+        let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+        let bytes = self.bytes.get(start..end).map(|part| self.bytes.slice_ref(part))?;
+        Some(GetResult {
+            payload: GetResultPayload::Stream(stream::once(future::ready(Ok(bytes))).boxed()),
+            meta: self.meta,
+            range,
+            attributes: self.attributes,
+            extensions: slatedb::object_store::Extensions::new(),
+        })
+    }
+
+    fn ranged(self, options: &GetOptions) -> Option<GetResult> {
+        let len = self.bytes.len() as u64;
+        let range = match &options.range {
+            Some(range) => range.as_range(len).ok()?,
+            None => 0..len,
+        };
+        self.result(range)
+    }
+}
+
+impl Ahead {
+    pub(super) fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        let state = State { phase: Phase::Looking(Answers::default()), tables: HashMap::new() };
+        Self { inner, state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for what forbids numbers of manifests and compactions: the engine does so after each of them.
+    pub(super) async fn read_boundaries(&self) {
+        let read = |name: &str| {
+            let path = boundaries().join(format!("{name}.boundary"));
+            // What fails here is asked again by who needs it.
+            async move { drop(self.get(&path).await) }
+        };
+        future::join(read("manifest"), read("compactions")).await;
+    }
+
+    /// Looks for the end of the log of `manifest`, where the engine will.
+    pub(super) async fn find_log(&self, manifest: &VersionedManifest) {
+        let last = manifest.replay_after_wal_id();
+        let places = (0..LOG_PLACES).filter_map(|power| last.checked_add(1 << power));
+        future::join_all(places.map(|place| {
+            let path = Path::from(format!("{PATH}/wal/{place:020}.sst"));
+            async move { drop(self.head(&path).await) }
+        }))
+        .await;
+    }
+
+    /// Fetches small tables of `manifest` as soon as the returned future is driven; of no more than
+    /// `bytes_max` together.
+    pub(super) fn fetch_tables(
+        &self,
+        manifest: &VersionedManifest,
+        bytes_max: u64,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let mut left = bytes_max;
+        let small = manifest.all_sst_views().filter(|view| {
+            let bytes = view.estimate_size();
+            let fits = bytes <= TABLE_BYTES_MAX.min(left);
+            left -= if fits { bytes } else { 0 };
+            fits
+        });
+        let mut state = self.state();
+        for view in small.take(TABLES_MAX) {
+            let path = table_path(view);
+            let (inner, at) = (Arc::clone(&self.inner), path.clone());
+            let fetch = async move { Whole::of(inner.get(&at).await.ok()?).await.ok() };
+            state.tables.insert(path, fetch.boxed().shared());
+        }
+        let fetches: Vec<_> = state.tables.values().cloned().collect();
+        async move { drop(future::join_all(fetches).await) }
+    }
+
+    /// Whether this table was fetched, or is.
+    pub(super) fn has_table(&self, view: &SsTableView) -> bool {
+        self.state().tables.contains_key(&table_path(view))
+    }
+
+    /// The engine is open: whatever it asks from now on is asked of the store, but for tables.
+    pub(super) fn opened(&self) {
+        self.state().phase = Phase::Open;
+    }
+
+    /// Keeps tables no longer: those that are needed are in the block cache.
+    pub(super) fn forget_tables(&self) {
+        self.state().tables.clear();
+    }
+
+    /// No answer from before counts from here on.
+    fn begin_write(&self) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Looking(_)) {
+            state.phase = Phase::Fencing(None);
+        }
+    }
+
+    fn record(&self, note: impl FnOnce(&mut Answers)) {
+        if let Phase::Looking(answers) = &mut self.state().phase {
+            note(answers);
+        }
+    }
+
+    /// The answer, where it is known.
+    fn known(&self, location: &Path, options: &GetOptions) -> Option<Result<GetResult>> {
+        let state = self.state();
+        match &state.phase {
+            Phase::Looking(answers) if options.head => Some(
+                answers
+                    .heads
+                    .get(location)?
+                    .clone()
+                    .map_or_else(|| Err(missing(location)), |meta| Ok(head(meta))),
+            ),
+            Phase::Looking(answers) => match answers.objects.get(location)? {
+                Some(whole) => whole.clone().ranged(options).map(Ok),
+                None => Some(Err(missing(location))),
+            },
+            Phase::Fencing(Some(fence)) if options.head && fence.location == *location => {
+                Some(Ok(head(fence.clone())))
+            }
+            _ => None,
+        }
+    }
+
+    async fn table(&self, location: &Path, options: &GetOptions) -> Option<GetResult> {
+        let fetch = self.state().tables.get(location).filter(|_| !options.head).cloned()?;
+        fetch.await?.ranged(options)
+    }
+}
+
+/// Where boundaries are. There need not be any.
+fn boundaries() -> Path {
+    Path::from(format!("{PATH}/gc"))
+}
+
+fn table_path(view: &SsTableView) -> Path {
+    Path::from(format!("{PATH}/compacted/{}.sst", view.sst.id.value()))
+}
+
+fn missing(location: &Path) -> Error {
+    Error::NotFound { path: location.to_string(), source: "it was not there".into() }
+}
+
+fn head(meta: ObjectMeta) -> GetResult {
+    GetResult {
+        payload: GetResultPayload::Stream(stream::empty().boxed()),
+        range: 0..meta.size,
+        meta,
+        attributes: Attributes::new(),
+        extensions: slatedb::object_store::Extensions::new(),
+    }
+}
+
+/// Whether a request depends on nothing but what is there.
+fn is_plain(options: &GetOptions) -> bool {
+    options.if_match.is_none()
+        && options.if_none_match.is_none()
+        && options.if_modified_since.is_none()
+        && options.if_unmodified_since.is_none()
+        && options.version.is_none()
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ObjectStore for Ahead {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        self.begin_write();
+        let is_fence = payload.content_length() == 0 && opts.mode == PutMode::Create;
+        let put = self.inner.put_opts(location, payload, opts).await?;
+        if is_fence && let Phase::Fencing(fence) = &mut self.state().phase {
+            *fence = Some(ObjectMeta {
+                location: location.clone(),
+                last_modified: chrono::Utc::now(),
+                size: 0,
+                e_tag: put.e_tag.clone(),
+                version: put.version.clone(),
+            });
+        }
+        Ok(put)
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.begin_write();
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if !is_plain(&options) {
+            return self.inner.get_opts(location, options).await;
+        }
+        if let Some(answer) = self.known(location, &options) {
+            return answer;
+        }
+        if let Some(table) = self.table(location, &options).await {
+            return Ok(table);
+        }
+        let is_looking = matches!(self.state().phase, Phase::Looking(_));
+        let (is_head, is_part) = (options.head, options.range.is_some());
+        let answer = self.inner.get_opts(location, options).await;
+        if !is_looking || is_part {
+            return answer;
+        }
+        let at = location.clone();
+        match answer {
+            Ok(result) if is_head => {
+                let meta = result.meta.clone();
+                self.record(|answers| drop(answers.heads.insert(at, Some(meta))));
+                Ok(result)
+            }
+            Ok(result) => {
+                let whole = Whole::of(result).await?;
+                self.record(|answers| drop(answers.objects.insert(at, Some(whole.clone()))));
+                let len = whole.bytes.len() as u64;
+                whole.result(0..len).ok_or_else(|| missing(location))
+            }
+            Err(error) => {
+                if matches!(error, Error::NotFound { .. }) {
+                    self.record(|answers| {
+                        if is_head {
+                            answers.heads.insert(at, None);
+                        } else if at.prefix_matches(&boundaries()) {
+                            answers.objects.insert(at, None);
+                        }
+                    });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.begin_write();
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let prefix = prefix.cloned();
+        let recorded = match &mut self.state().phase {
+            Phase::Looking(answers) => answers.lists.remove(&prefix),
+            _ => return self.inner.list(prefix.as_ref()),
+        };
+        if let Some(found) = recorded {
+            return stream::iter(found.into_iter().map(Ok)).boxed();
+        }
+        let (store, listing) = (self.clone(), self.inner.list(prefix.as_ref()));
+        let listed = async move {
+            let found: Vec<ObjectMeta> = listing.try_collect().await?;
+            store.record(|answers| drop(answers.lists.insert(prefix, found.clone())));
+            Ok::<_, Error>(stream::iter(found.into_iter().map(Ok)))
+        };
+        stream::once(listed).try_flatten().boxed()
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.begin_write();
+        self.inner.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.begin_write();
+        self.inner.rename_opts(from, to, options).await
+    }
+}
+
+impl fmt::Display for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ahead({})", self.inner)
+    }
+}
+
+impl fmt::Debug for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ahead").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
