@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::open::{Storage, open_storage};
 use super::signals::Signals;
@@ -123,10 +125,9 @@ async fn open_in(plan: &Plan, storage: Storage) -> Result<(Opening<'_>, bool), D
             let volume = opened?;
             let sealed = storage.sealed(&volume);
             let site = storage.lease_site(&volume);
-            let metadata = in_time(async { Ok(SlateLook::new(sealed.clone()).await) });
-            let (lease, metadata) = tokio::join!(site.look(), metadata);
-            let lease = lease.map_err(|source| storage.lease_error(source))?;
-            let metadata = metadata.map_err(|source| storage.meta_error(source))?;
+            let mut metadata = JoinSet::new();
+            metadata.spawn(in_time(SlateLook::new(sealed.clone()).map(Ok)));
+            let lease = site.look().await.map_err(|source| storage.lease_error(source))?;
             Ok((volume, sealed, (site, lease), metadata))
         };
         let tried = async {
@@ -168,7 +169,8 @@ struct Writing {
     tried: Tried,
     sealed: Arc<SealedStore>,
     lease: (LeaseSite, LeaseSeen),
-    metadata: SlateLook,
+    /// One task: nobody waits for it before the lease is taken.
+    metadata: JoinSet<Result<SlateLook, MetaError>>,
 }
 
 /// A mount under way: the volume is open, nothing is shown yet.
@@ -250,7 +252,7 @@ impl Opening<'_> {
         writing: Writing,
         background: Handle,
     ) -> Result<(Records, WriterEpoch), DaemonError> {
-        let Writing { tried, sealed, lease: (site, seen), metadata } = writing;
+        let Writing { tried, sealed, lease: (site, seen), mut metadata } = writing;
         let report = tried.report;
         if !report.conditional_create {
             self.warnings.push("the store has no conditional writes (store.single_machine): two machines that mount this volume at once would damage it".to_owned());
@@ -273,7 +275,10 @@ impl Opening<'_> {
         let mut options = SlateOptions::new(background);
         options.conditional_overwrites = report.conditional_update;
         self.sealed = Some(sealed);
-        let meta = Box::pin(in_time(SlateMeta::open_seen(metadata, options)))
+        let looked =
+            metadata.join_next().await.and_then(Result::ok).ok_or(DaemonError::Panicked)?;
+        let looked = looked.map_err(|source| self.storage.meta_error(source))?;
+        let meta = Box::pin(in_time(SlateMeta::open_seen(looked, options)))
             .await
             .map_err(|source| self.storage.meta_error(source))?;
         lease.set_writer_epoch(meta.writer_epoch());

@@ -3,7 +3,7 @@
 # flush, the idle drive, and reading the tree back cold.
 source "$(dirname "$0")/../support/lib.sh"
 
-readonly FILES=5000 WRITES_MAX=30 READS_MAX=100 IDLE_PER_S_MAX=0.2
+readonly FILES=5000 WRITES_MAX=30 READS_MAX=100 IDLE_PER_S_MAX=0.1
 idle_s=60
 [ -z "$long" ] || idle_s=600
 

@@ -400,3 +400,94 @@ impl fmt::Debug for Ahead {
         f.debug_struct("Ahead").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use slatedb::object_store::memory::InMemory;
+
+    use super::super::testing::TestStore;
+    use super::*;
+
+    struct Bench {
+        bucket: Arc<InMemory>,
+        line: TestStore,
+        ahead: Ahead,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let bucket = Arc::new(InMemory::new());
+            let line = TestStore::new(Arc::clone(&bucket));
+            Self { bucket, ahead: Ahead::new(line.boxed()), line }
+        }
+
+        async fn read(&self, path: &Path) -> Option<Bytes> {
+            match self.ahead.get(path).await {
+                Ok(found) => Some(found.bytes().await.unwrap()),
+                Err(Error::NotFound { .. }) => None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+
+        async fn create(&self, path: &Path, bytes: &'static str) {
+            let options = PutOptions::from(PutMode::Create);
+            self.ahead.put_opts(path, bytes.into(), options).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_until_our_first_write_and_no_longer() {
+        let bench = Bench::new();
+        let (boundary, manifest) =
+            (boundaries().join("manifest.boundary"), Path::from("meta/manifest/1.manifest"));
+        let log = Path::from("meta/wal/5.sst");
+        bench.bucket.put(&manifest, "one".into()).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(bench.read(&manifest).await.unwrap(), "one");
+            assert_eq!(bench.read(&boundary).await, None);
+            assert!(bench.ahead.head(&log).await.is_err());
+        }
+        let asked = bench.line.requests();
+        assert_eq!((asked.get, asked.head), (2, 1));
+
+        bench.bucket.put(&boundary, "7".into()).await.unwrap();
+        bench.bucket.put(&log, "written meanwhile".into()).await.unwrap();
+        assert_eq!(bench.read(&boundary).await, None);
+        bench.create(&Path::from("meta/manifest/2.manifest"), "two").await;
+        assert_eq!(bench.read(&boundary).await.unwrap(), "7");
+        assert!(bench.ahead.head(&log).await.unwrap().size > 0);
+    }
+
+    /// The engine reads again what does not fit together, until it does.
+    #[tokio::test]
+    async fn what_is_asked_again_because_it_did_not_fit_is_asked_of_the_store() {
+        let bench = Bench::new();
+        let dir = Path::from("meta/manifest");
+        let list =
+            async || bench.ahead.list(Some(&dir)).try_collect::<Vec<_>>().await.unwrap().len();
+        let first = dir.clone().join("1.manifest");
+        bench.bucket.put(&first, "one".into()).await.unwrap();
+        assert_eq!(list().await, 1);
+        bench.bucket.delete(&first).await.unwrap();
+        assert_eq!(list().await, 1);
+        assert_eq!(bench.read(&first).await, None);
+        assert_eq!(list().await, 0);
+        bench.bucket.put(&first, "one".into()).await.unwrap();
+        assert_eq!(bench.read(&first).await.unwrap(), "one");
+    }
+
+    #[tokio::test]
+    async fn a_fence_that_we_made_is_not_read_back_and_any_other_is() {
+        let bench = Bench::new();
+        let (ours, others) = (Path::from("meta/wal/5.sst"), Path::from("meta/wal/4.sst"));
+        bench.bucket.put(&others, "".into()).await.unwrap();
+        bench.create(&ours, "").await;
+        for fence in [&ours, &others] {
+            assert_eq!(bench.ahead.head(fence).await.unwrap().size, 0);
+        }
+        assert_eq!(bench.line.requests().head, 1);
+        bench.ahead.opened();
+        bench.ahead.head(&ours).await.unwrap();
+        assert_eq!(bench.line.requests().head, 2);
+    }
+}

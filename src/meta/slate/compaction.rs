@@ -29,7 +29,7 @@ use crate::meta::MetaError;
 
 const DOING: &str = "merging tables";
 /// After opening it leaves the line to others.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_secs(5);
 /// Before another try when the store is away.
 const PAUSE: Duration = Duration::from_secs(10);
 

@@ -228,14 +228,13 @@ pub struct SlateLook {
 }
 
 impl SlateLook {
-    /// Reads what an opening engine will, and goes on with it in the background: to be called while
-    /// others still find out whether there may be a writer here. What cannot be read shows when the
-    /// database is opened. Waits as long as the store fails.
+    /// Reads what an opening engine will: to be called while others still find out whether there may be a
+    /// writer here. Tables may still be on their way on return. What cannot be read shows when the database
+    /// is opened. Waits as long as the store fails.
     pub async fn new(store: Arc<dyn ObjectStore>) -> Self {
         let (look, manifest) = Self::begin(store, ahead::TABLES_BYTES_MAX).await;
         if let Some(manifest) = manifest {
-            let ahead = look.ahead.clone();
-            tokio::spawn(async move { ahead.find_log(&manifest).await });
+            look.ahead.find_log(&manifest).await;
         }
         look
     }

@@ -359,3 +359,50 @@ async fn a_table_that_is_gone_for_good_is_told() {
     });
     assert_eq!(error.unwrap_err().kind(), crate::base::ErrorKind::Corrupt);
 }
+
+/// Epochs of the newest writer and the newest compactor.
+async fn epochs(bucket: &Arc<InMemory>) -> (u64, u64) {
+    let admin = AdminBuilder::new(PATH, bucket.clone()).build();
+    let manifest = admin.read_manifest(None).await.unwrap().unwrap();
+    (manifest.writer_epoch(), manifest.compactor_epoch())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compaction_is_claimed_for_the_newest_writer_alone() {
+    let bucket = Arc::new(InMemory::new());
+    let old = SlateMeta::open(bucket.clone(), options()).await.unwrap();
+    let new = SlateMeta::open(bucket.clone(), options()).await.unwrap();
+    // Both had no time to claim it yet.
+    assert_eq!(epochs(&bucket).await, (2, 0));
+    let told = tokio::time::timeout(MINUTE, old.outlast_predecessors()).await.unwrap();
+    assert!(matches!(told, Err(MetaError::Fenced)), "{told:?}");
+    assert!(matches!(old.apply(numbered(1, 10)).await, Err(MetaError::Fenced)));
+    assert_eq!(epochs(&bucket).await, (2, 0));
+    tokio::time::timeout(MINUTE, new.outlast_predecessors()).await.unwrap().unwrap();
+    assert_eq!(epochs(&bucket).await, (2, 1));
+    new.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_writer_takes_compaction_back_from_whoever_fenced_it() {
+    let bucket = Arc::new(InMemory::new());
+    let meta = SlateMeta::open(bucket.clone(), options().busy()).await.unwrap();
+    meta.outlast_predecessors().await.unwrap();
+    let stray =
+        slatedb::CompactorBuilder::new(PATH, bucket.clone() as Arc<dyn ObjectStore>).build();
+    let running = tokio::spawn({
+        let stray = stray.clone();
+        async move { stray.run().await }
+    });
+    let taken_back = async {
+        while epochs(&bucket).await.1 < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(MINUTE, taken_back).await.unwrap();
+    meta.apply(numbered(1, 10)).await.unwrap();
+    meta.flush().await.unwrap();
+    meta.close().await.unwrap();
+    stray.stop().await.ok();
+    running.await.unwrap().ok();
+}
