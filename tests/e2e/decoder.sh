@@ -187,10 +187,19 @@ passphrase() {
     esac
 }
 
+# Some seconds after a mount the engine begins to note what it merges: objects of a kind of their own.
+compaction_begun() {
+    for _ in $(seq 300); do
+        if [ -n "$(ls "$work/dir/objects/meta/compactions" 2>/dev/null)" ]; then return; fi
+        sleep 0.1
+    done
+    fail "compaction has not begun in 30 s"
+}
+
 # By a directory.
 machine dir "file://$work/dir/objects"
 run "$lidfs" init -c "$conf"
-write_volume dir
+write_volume dir compaction_begun
 restored dir "$work/dir/objects"
 passphrase "$work/dir/objects"
 refusals "$work/dir/objects"

@@ -169,7 +169,7 @@ impl Machine {
         let machine = Self { dir, line, plan };
         let storage = machine.storage().await;
         let slot = NewSlot { secret: Secret::Keyfile(key), label: String::new() };
-        create_in(&storage, &machine.plan.config, slot).await.unwrap();
+        Box::pin(create_in(&storage, &machine.plan.config, slot)).await.unwrap();
         machine
     }
 
