@@ -5,7 +5,7 @@ source "$(dirname "$0")/../support/lib.sh"
 
 readonly FILES=5000 WRITES_MAX=30 READS_MAX=60 IDLE_PER_S_MAX=0.1
 # The first minute has what is left to do after the untar: its records become a table, compaction begins.
-settle_s=55 idle_s=30
+settle_s=65 idle_s=30
 [ -z "$long" ] || settle_s=120 idle_s=600
 
 start_proxy() {
