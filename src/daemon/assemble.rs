@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::open::{Storage, open_storage};
@@ -26,8 +25,8 @@ use crate::fuse::{Caching, FuseError, FuseOptions, mount_type_at};
 use crate::gc::{Collector, GcParts};
 use crate::keys::Purpose;
 use crate::meta::{MetaError, SlateLook, SlateMeta, SlateOptions, SlateReader, View};
-use crate::store::{SealedStore, Tried};
-use crate::volume::{Lease, LeaseSeen, LeaseSite, Volume};
+use crate::store::SealedStore;
+use crate::volume::{Lease, Volume};
 
 /// How long metadata may take to open, replay of a killed writer's log included.
 const META_DEADLINE: Duration = Duration::from_mins(5);
@@ -105,9 +104,8 @@ async fn open<'a>(plan: &'a Plan, fuse: &FuseOptions) -> Result<(Opening<'a>, bo
     open_in(plan, storage).await
 }
 
-/// What needs no lease goes out at once: the store is tried out while the volume is opened, and the lease
-/// and metadata are read as they are now. Nothing is written where this machine has never seen a volume
-/// before there is one that the key opens.
+/// Nothing is written before there is a volume that the key opens. What needs no more than that goes out at
+/// once: here metadata is read as it is now, then the store is tried out while the lease is taken.
 async fn open_in(plan: &Plan, storage: Storage) -> Result<(Opening<'_>, bool), DaemonError> {
     let key = plan.key.clone();
     let secret = blocking(move || key.secret(Purpose::Unlock)).await??;
@@ -116,43 +114,11 @@ async fn open_in(plan: &Plan, storage: Storage) -> Result<(Opening<'_>, bool), D
     let (volume, writing) = if plan.config.mount.read_only {
         (storage.open(&secret, expected).await?, None)
     } else {
-        let (found, is_found) = oneshot::channel();
-        let is_known = pin.is_some();
-        let seen = async {
-            let opened = storage.open(&secret, expected).await;
-            // Nobody may be waiting for it.
-            let _ = found.send(opened.is_ok());
-            let volume = opened?;
-            let sealed = storage.sealed(&volume);
-            let site = storage.lease_site(&volume);
-            let mut metadata = JoinSet::new();
-            metadata.spawn(in_time(SlateLook::new(sealed.clone()).map(Ok)));
-            let lease = site.look().await.map_err(|source| storage.lease_error(source))?;
-            Ok((volume, sealed, (site, lease), metadata))
-        };
-        let tried = async {
-            if is_known || is_found.await == Ok(true) {
-                return Some(storage.try_out().await);
-            }
-            None
-        };
-        let (seen, tried) = tokio::join!(seen, tried);
-        match (seen, tried) {
-            (Ok((volume, sealed, lease, metadata)), tried) => {
-                let tried = match tried {
-                    Some(tried) => tried?,
-                    None => storage.try_out().await?,
-                };
-                (volume, Some(Writing { tried, sealed, lease, metadata }))
-            }
-            (Err(error), tried) => {
-                if let Some(Ok(tried)) = tried {
-                    // What is wrong comes first; a probe left behind is small and harmless.
-                    let _ = tried.remove(&*storage.store).await;
-                }
-                return Err(error);
-            }
-        }
+        let volume = storage.open(&secret, expected).await?;
+        let sealed = storage.sealed(&volume);
+        let mut metadata = JoinSet::new();
+        metadata.spawn(in_time(SlateLook::new(sealed.clone()).map(Ok)));
+        (volume, Some(Writing { sealed, metadata }))
     };
     drop(secret);
     let mut warnings = Vec::new();
@@ -166,9 +132,7 @@ async fn open_in(plan: &Plan, storage: Storage) -> Result<(Opening<'_>, bool), D
 
 /// What is known before a mount takes the lease.
 struct Writing {
-    tried: Tried,
     sealed: Arc<SealedStore>,
-    lease: (LeaseSite, LeaseSeen),
     /// One task: nobody waits for it before the lease is taken.
     metadata: JoinSet<Result<SlateLook, MetaError>>,
 }
@@ -252,35 +216,53 @@ impl Opening<'_> {
         writing: Writing,
         background: Handle,
     ) -> Result<(Records, WriterEpoch), DaemonError> {
-        let Writing { tried, sealed, lease: (site, seen), mut metadata } = writing;
+        let Writing { sealed, mut metadata } = writing;
+        let place = self.plan.mountpoint.display().to_string();
+        let site = self.storage.lease_site(&self.volume);
+        let taken = Lease::acquire(site, &place, self.plan.takeover);
+        let (taken, tried) = tokio::join!(taken, self.storage.try_out());
+        // Kept first: it is given back whatever else went wrong.
+        let taken = taken.map(|lease| self.lease.insert(lease));
+        let tried = tried?;
+        let lease = match taken {
+            Ok(lease) => lease,
+            Err(source) => {
+                // What is wrong comes first; a probe left behind is small and harmless.
+                let _ = tried.remove(&*self.storage.store).await;
+                return Err(self.storage.lease_error(source));
+            }
+        };
         let report = tried.report;
         if !report.conditional_create {
             self.warnings.push("the store has no conditional writes (store.single_machine): two machines that mount this volume at once would damage it".to_owned());
         }
-        let place = self.plan.mountpoint.display().to_string();
-        let taken = Lease::take(site, seen, &place, self.plan.takeover);
-        let (taken, removed) = tokio::join!(taken, tried.remove(&*self.storage.store));
-        let lease = taken.map_err(|source| self.storage.lease_error(source))?;
         if let Some(other) = lease.replaced() {
             tracing::warn!(host = other.host, pid = other.pid, "took the volume over");
         }
-        let lease = self.lease.insert(lease);
-        removed?;
         let before = self.volume.header_version();
-        self.volume.refresh().await.map_err(|source| self.storage.volume_error(source))?;
+        let refreshed = self.volume.refresh();
+        let (refreshed, removed) = tokio::join!(refreshed, tried.remove(&*self.storage.store));
+        refreshed.map_err(|source| self.storage.volume_error(source))?;
+        removed?;
         if self.volume.header_version() != before {
             // Sealed with the key of now, should a rekey have ended in between.
             lease.heartbeat().await.map_err(|source| self.storage.lease_error(source))?;
         }
         let mut options = SlateOptions::new(background);
         options.conditional_overwrites = report.conditional_update;
-        self.sealed = Some(sealed);
-        let looked =
-            metadata.join_next().await.and_then(Result::ok).ok_or(DaemonError::Panicked)?;
-        let looked = looked.map_err(|source| self.storage.meta_error(source))?;
-        let meta = Box::pin(in_time(SlateMeta::open_seen(looked, options)))
-            .await
-            .map_err(|source| self.storage.meta_error(source))?;
+        options.conditional_creates = report.conditional_create;
+        self.sealed = Some(Arc::clone(&sealed));
+        // Without conditions nothing would tell that another mount ended after the look.
+        let meta = if report.conditional_create && lease.was_free() {
+            let looked = metadata.join_next().await.and_then(Result::ok);
+            let looked = looked.ok_or(DaemonError::Panicked)?;
+            let looked = looked.map_err(|source| self.storage.meta_error(source))?;
+            Box::pin(in_time(SlateMeta::open_seen(looked, options))).await
+        } else {
+            drop(metadata);
+            Box::pin(in_time(SlateMeta::open(sealed, options))).await
+        };
+        let meta = meta.map_err(|source| self.storage.meta_error(source))?;
         lease.set_writer_epoch(meta.writer_epoch());
         let writer = meta.writer_epoch();
         Ok((Records::Writer(Arc::new(meta)), writer))

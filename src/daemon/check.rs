@@ -107,6 +107,7 @@ pub async fn mend(
     let mut lease = lease.map_err(|source| storage.lease_error(source))?;
     let mut options = SlateOptions::new(Handle::current());
     options.conditional_overwrites = report.conditional_update;
+    options.conditional_creates = report.conditional_create;
     let mended = match volume.refresh().await {
         Ok(()) => mend_held(&storage, &volume, options, &mut lease).await,
         Err(source) => Err(storage.volume_error(source)),

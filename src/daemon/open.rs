@@ -191,6 +191,7 @@ pub(super) async fn create_in(
     let volume = made.map_err(|source| storage.volume_error(source))?;
     let mut options = SlateOptions::new(Handle::current());
     options.conditional_overwrites = report.conditional_update;
+    options.conditional_creates = report.conditional_create;
     let failed = |source| storage.meta_error(source);
     let meta = SlateMeta::open(storage.sealed(&volume), options).await.map_err(failed)?;
     fs::format_volume(&meta, &SystemClock, effective_uid(), effective_gid()).await?;

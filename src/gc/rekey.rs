@@ -222,6 +222,8 @@ impl Rekeyer {
         self.note(|figures| figures.stage = RekeyStage::Waiting);
         self.old_packs_gone(policy.keep).await?;
         self.note(|figures| figures.stage = RekeyStage::Metadata);
+        // Most of it before, as what was written until then with an older key is looked for once more.
+        self.metadata(&rate).await?;
         self.parts.collector.parts.meta.outlast_predecessors().await?;
         self.metadata(&rate).await?;
         self.nothing_old_is_shown(epoch).await?;

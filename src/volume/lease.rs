@@ -97,14 +97,6 @@ impl LeaseSite {
         Ok((!record.is_free(&*self.clock)).then_some((record.holder, age)))
     }
 
-    /// Reads the lease, for [`Lease::take`].
-    ///
-    /// # Errors
-    /// [`LeaseError::Object`].
-    pub async fn look(&self) -> Result<LeaseSeen, LeaseError> {
-        Ok(LeaseSeen(self.object.read().await?))
-    }
-
     fn binding(&self) -> Binding<'static> {
         Binding { volume: self.volume, kind: ObjectKind::Lease, path: LEASE_NAME }
     }
@@ -123,15 +115,13 @@ impl LeaseSite {
     }
 }
 
-/// The lease as it was at some moment.
-pub struct LeaseSeen(Option<Found>);
-
 /// A lease held by this process.
 pub struct Lease {
     site: LeaseSite,
     record: Record,
     found: Found,
     replaced: Option<Holder>,
+    was_free: bool,
 }
 
 impl Lease {
@@ -147,21 +137,6 @@ impl Lease {
         mount_point: &str,
         takeover: bool,
     ) -> Result<Self, LeaseError> {
-        let seen = site.look().await?;
-        Self::take(site, seen, mount_point, takeover).await
-    }
-
-    /// As [`acquire`](Self::acquire), with the lease read before: it is written only where it is still as
-    /// `seen`, and looked at again where it is not.
-    ///
-    /// # Errors
-    /// As [`acquire`](Self::acquire).
-    pub async fn take(
-        site: LeaseSite,
-        seen: LeaseSeen,
-        mount_point: &str,
-        takeover: bool,
-    ) -> Result<Self, LeaseError> {
         let now = site.clock.now().seconds;
         let record = Record {
             id: hex(&random_bytes::<16>()),
@@ -172,21 +147,24 @@ impl Lease {
             released: false,
         };
         let sealed = site.seal(&record)?;
-        let LeaseSeen(mut current) = seen;
+        let mut current = site.object.read().await?;
+        let mut was_free = true;
         for _ in 0..ATTEMPTS_MAX {
             let mut replaced = None;
             if let Some(found) = &current {
                 match site.open(found) {
                     Ok(held) if held.is_free(&*site.clock) => {}
-                    Ok(held) if takeover => replaced = Some(held.holder),
+                    Ok(held) if takeover => (was_free, replaced) = (false, Some(held.holder)),
                     Ok(held) => return Err(LeaseError::held(held, &*site.clock)),
-                    Err(_) if takeover => {}
+                    Err(_) if takeover => was_free = false,
                     Err(error) => return Err(error),
                 }
             }
             match site.object.replace(current.as_ref(), sealed.clone()).await? {
-                Written::Done(found) => return Ok(Self { site, record, found, replaced }),
-                Written::Lost(now_there) => current = now_there,
+                Written::Done(found) => {
+                    return Ok(Self { site, record, found, replaced, was_free });
+                }
+                Written::Lost(now_there) => (was_free, current) = (false, now_there),
             }
         }
         Err(LeaseError::Contended)
@@ -195,6 +173,11 @@ impl Lease {
     /// Whom a takeover took the lease from.
     pub fn replaced(&self) -> Option<&Holder> {
         self.replaced.as_ref()
+    }
+
+    /// Whether it was free when it was read, and nobody else wrote it until it was ours.
+    pub fn was_free(&self) -> bool {
+        self.was_free
     }
 
     /// The holder as others see it.

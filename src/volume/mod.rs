@@ -41,9 +41,7 @@ mod uses;
 
 pub use error::VolumeError;
 pub use holder::Holder;
-pub use lease::{
-    HEARTBEAT_INTERVAL, LEASE_AGE_MAX, LEASE_NAME, Lease, LeaseError, LeaseSeen, LeaseSite,
-};
+pub use lease::{HEARTBEAT_INTERVAL, LEASE_AGE_MAX, LEASE_NAME, Lease, LeaseError, LeaseSite};
 pub use loader::KeyLoader;
 pub use object::ObjectError;
 pub use opened::{HEADER_NAME, SlotInfo, SlotTrial, Volume};

@@ -187,13 +187,18 @@ passphrase() {
     esac
 }
 
-# Some seconds after a mount the engine begins to note what it merges: objects of a kind of their own.
+# Some seconds after there are a few tables the engine begins to note what it merges: objects of a kind of their own.
 compaction_begun() {
-    for _ in $(seq 300); do
+    for number in 1 2 3 4; do
+        echo "$number" >"$mnt/mount.$number"
+        umount_volume
+        mount_volume
+    done
+    for _ in $(seq 600); do
         if [ -n "$(ls "$work/dir/objects/meta/compactions" 2>/dev/null)" ]; then return; fi
         sleep 0.1
     done
-    fail "compaction has not begun in 30 s"
+    fail "compaction has not begun in 60 s"
 }
 
 # By a directory.

@@ -23,7 +23,8 @@ use crate::store::object_store::memory::InMemory;
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    ObjectStore, ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, RenameOptions, Result,
 };
 
 const ROUND_TRIP: Duration = Duration::from_secs(1);
@@ -32,6 +33,7 @@ const ROUND_TRIP: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 struct Line {
     bucket: Arc<InMemory>,
+    ignores_conditions: bool,
     asked: Arc<Mutex<Vec<(Instant, String)>>>,
 }
 
@@ -57,8 +59,16 @@ impl fmt::Display for Line {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl ObjectStore for Line {
-    async fn put_opts(&self, at: &Path, body: PutPayload, opts: PutOptions) -> Result<PutResult> {
+    async fn put_opts(
+        &self,
+        at: &Path,
+        body: PutPayload,
+        mut opts: PutOptions,
+    ) -> Result<PutResult> {
         self.ask("PUT", at).await;
+        if self.ignores_conditions {
+            opts.mode = PutMode::Overwrite;
+        }
         self.bucket.put_opts(at, body, opts).await
     }
 
@@ -150,11 +160,16 @@ struct Mounted<'a> {
 
 impl Machine {
     async fn new() -> Self {
+        Self::on(false).await
+    }
+
+    async fn on(ignores_conditions: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         let url = format!("file://{}", dir.path().join("unused").display());
         config.volume.url = Some(url.parse().unwrap());
         config.state.dir = Some(dir.path().join("state"));
+        config.store.single_machine = ignores_conditions;
         let keyfile = dir.path().join("key");
         let key = keys::generate_keyfile(&keyfile).unwrap();
         let plan = Plan {
@@ -162,15 +177,32 @@ impl Machine {
             config,
             key: KeySource::Keyfile(keyfile),
             mount_options: Vec::new(),
+            config_file: None,
             takeover: false,
             accept_rollback: false,
         };
-        let line = Line { bucket: Arc::new(InMemory::new()), asked: Arc::default() };
+        let (bucket, asked) = (Arc::new(InMemory::new()), Arc::default());
+        let line = Line { bucket, ignores_conditions, asked };
         let machine = Self { dir, line, plan };
         let storage = machine.storage().await;
         let slot = NewSlot { secret: Secret::Keyfile(key), label: String::new() };
         Box::pin(create_in(&storage, &machine.plan.config, slot)).await.unwrap();
         machine
+    }
+
+    /// As if started anew, with the same bucket.
+    fn again(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan {
+            mountpoint: dir.path().to_owned(),
+            config: self.plan.config.clone(),
+            key: self.plan.key.clone(),
+            mount_options: Vec::new(),
+            config_file: None,
+            takeover: false,
+            accept_rollback: false,
+        };
+        Self { dir, line: self.line.clone(), plan }
     }
 
     async fn storage(&self) -> Storage {
@@ -260,7 +292,7 @@ impl Machine {
     async fn requests_of(&self, work: impl AsyncFnOnce(&Mounted<'_>)) -> Vec<(u64, String)> {
         let mounted = self.mount().await;
         // What opening leaves to the background is done.
-        tokio::time::sleep(60 * ROUND_TRIP).await;
+        tokio::time::sleep(120 * ROUND_TRIP).await;
         let started = Instant::now();
         self.line.take(started);
         work(&mounted).await;
@@ -309,4 +341,58 @@ async fn what_the_disk_cache_holds_is_read_without_a_request_after_a_remount() {
     assert!(!machine.requests_of(read).await.is_empty());
     let made = machine.requests_of(read).await;
     assert!(made.is_empty(), "{made:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_mount_leaves_between_our_look_and_our_lease_stays() {
+    for ignores_conditions in [false, true] {
+        let machine = Machine::on(ignores_conditions).await;
+        let mounted = machine.mount().await;
+        mounted.write("first", b"1").await;
+        mounted.unmount().await;
+        let (mut opening, _) = open_in(&machine.plan, machine.storage().await).await.unwrap();
+        let other = machine.again();
+        let theirs = other.mount().await;
+        theirs.write("second", b"2").await;
+        theirs.unmount().await;
+
+        let started = Instant::now();
+        machine.line.take(started);
+        let parts = opening.open_fs(Handle::current()).await.unwrap();
+        let asked = machine.line.take(started);
+        let is_look =
+            |(_, what): &(u64, String)| what.starts_with("LIST") && what.contains("meta/manifest");
+        // With conditions it is the first write that finds out.
+        let looks_again = asked.iter().any(is_look);
+        assert!(looks_again || !ignores_conditions, "the old look was used: {asked:#?}");
+        let ours = Mounted { opening, parts };
+        ours.write("third", b"3").await;
+        ours.unmount().await;
+        let mounted = machine.mount().await;
+        for (name, content) in [("first", "1"), ("second", "2"), ("third", "3")] {
+            assert_eq!(mounted.read(name, 9).await, content, "{ignores_conditions}");
+        }
+        mounted.unmount().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_when_the_key_is_wrong_or_the_volume_is_gone() {
+    let mut machine = Machine::new().await;
+    assert!(machine.storage().await.pin().unwrap().is_some());
+    let started = Instant::now();
+    let refused = async |machine: &Machine| {
+        machine.line.take(started);
+        assert!(open_in(&machine.plan, machine.storage().await).await.is_err());
+        let asked = machine.line.take(started);
+        assert!(asked.iter().all(|(_, what)| !what.starts_with("PUT")), "{asked:#?}");
+    };
+    let right = machine.plan.key.clone();
+    let wrong = machine.dir.path().join("wrong");
+    keys::generate_keyfile(&wrong).unwrap();
+    machine.plan.key = KeySource::Keyfile(wrong);
+    refused(&machine).await;
+    machine.plan.key = right;
+    machine.line.bucket.delete(&Path::from("lidfs.json")).await.unwrap();
+    refused(&machine).await;
 }

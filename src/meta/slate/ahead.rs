@@ -16,11 +16,16 @@
 //! that happens between its own reads and its write. What it reads after a write (that it still owns the
 //! newest manifest, that no boundary has passed it) is always asked of the store. Tables never change under
 //! their name. A fence that this store has just created need not be read back to know that it is empty.
+//! And they count for [`AGE_MAX`], on a machine that slept meanwhile, too: an hour later the name after the
+//! end of the log may be free because garbage collection was there.
+//!
+//! On a store that ignores conditions it is this that keeps them ([`Ahead::look_before_creating`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,13 +35,16 @@ use slatedb::VersionedManifest;
 use slatedb::manifest::SsTableView;
 use slatedb::object_store::path::Path;
 use slatedb::object_store::{
-    Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
-    MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    Attributes, CopyOptions, Error, Extensions, GetOptions, GetResult, GetResultPayload,
+    ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 
 use super::PATH;
+use crate::base::since_boot;
 
+/// What was answered before that is asked again.
+const AGE_MAX: Duration = Duration::from_secs(30);
 /// Larger tables are read as they are needed.
 const TABLE_BYTES_MAX: u64 = 2 << 20;
 /// Of all tables together; the newest go first.
@@ -51,10 +59,17 @@ const LOG_PLACES: u32 = 8;
 pub(super) struct Ahead {
     inner: Arc<dyn ObjectStore>,
     state: Arc<Mutex<State>>,
+    /// Held by who creates an object, where the store would overwrite it.
+    creating: Arc<OnceLock<tokio::sync::Mutex<Unsure>>>,
 }
+
+/// Names under which something was written without an answer. It may have arrived.
+type Unsure = HashSet<Path>;
 
 struct State {
     phase: Phase,
+    /// When the first question was asked, in time since the machine was started.
+    since: Duration,
     tables: HashMap<Path, Fetch>,
 }
 
@@ -100,7 +115,7 @@ impl Whole {
             meta: self.meta,
             range,
             attributes: self.attributes,
-            extensions: slatedb::object_store::Extensions::new(),
+            extensions: Extensions::new(),
         })
     }
 
@@ -116,12 +131,67 @@ impl Whole {
 
 impl Ahead {
     pub(super) fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        let state = State { phase: Phase::Looking(Answers::default()), tables: HashMap::new() };
-        Self { inner, state: Arc::new(Mutex::new(state)) }
+        let phase = Phase::Looking(Answers::default());
+        let state = State { phase, since: since_boot(), tables: HashMap::new() };
+        Self { inner, state: Arc::new(Mutex::new(state)), creating: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(state.phase, Phase::Looking(_)) {
+            let now = since_boot();
+            if now.saturating_sub(state.since) > AGE_MAX {
+                (state.phase, state.since) = (Phase::Looking(Answers::default()), now);
+            }
+        }
+        state
+    }
+
+    /// From now on an object is created only where none is, although the store does not see to that: by one
+    /// after the other, who each look first. Whatever writes in this process does so through here; that no
+    /// other does is what the config says of such a store.
+    pub(super) fn look_before_creating(&self) {
+        self.creating.get_or_init(tokio::sync::Mutex::default);
+    }
+
+    async fn create(
+        &self,
+        turn: &tokio::sync::Mutex<Unsure>,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        let mut unsure = turn.lock().await;
+        match self.inner.get(location).await {
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+            Ok(there) => {
+                let (e_tag, version) = (there.meta.e_tag.clone(), there.meta.version.clone());
+                let is_ours = unsure.contains(location)
+                    && there.bytes().await? == Bytes::from(payload.clone());
+                if is_ours {
+                    unsure.remove(location);
+                    return Ok(PutResult { e_tag, version, extensions: Extensions::new() });
+                }
+                let source = "it is there already".into();
+                return Err(Error::AlreadyExists { path: location.to_string(), source });
+            }
+        }
+        // Before, as whoever waits for it may give up.
+        unsure.insert(location.clone());
+        let opts = PutOptions { mode: PutMode::Overwrite, ..opts };
+        let put = self.inner.put_opts(location, payload, opts).await?;
+        unsure.remove(location);
+        Ok(put)
+    }
+
+    /// How many manifests were listed.
+    pub(super) fn manifests(&self) -> usize {
+        let directory = Some(Path::from(format!("{PATH}/manifest")));
+        match &self.state().phase {
+            Phase::Looking(answers) => answers.lists.get(&directory).map_or(0, Vec::len),
+            _ => 0,
+        }
     }
 
     /// Asks for what forbids numbers of manifests and compactions: the engine does so after each of them.
@@ -170,9 +240,13 @@ impl Ahead {
         async move { drop(future::join_all(fetches).await) }
     }
 
-    /// Whether this table was fetched, or is.
-    pub(super) fn has_table(&self, view: &SsTableView) -> bool {
-        self.state().tables.contains_key(&table_path(view))
+    /// Whether this table is in memory; waits for one that is on its way.
+    pub(super) async fn has_table(&self, view: &SsTableView) -> bool {
+        let fetch = self.state().tables.get(&table_path(view)).cloned();
+        match fetch {
+            Some(fetch) => fetch.await.is_some(),
+            None => false,
+        }
     }
 
     /// The engine is open: whatever it asks from now on is asked of the store, but for tables.
@@ -221,9 +295,12 @@ impl Ahead {
         }
     }
 
-    async fn table(&self, location: &Path, options: &GetOptions) -> Option<GetResult> {
-        let fetch = self.state().tables.get(location).filter(|_| !options.head).cloned()?;
-        fetch.await?.ranged(options)
+    /// A part of a table that is in memory. One on its way is not waited for: on a slow line
+    /// the few bytes that are needed arrive sooner.
+    fn table(&self, location: &Path, options: &GetOptions) -> Option<GetResult> {
+        let state = self.state();
+        let fetched = state.tables.get(location).filter(|_| !options.head)?.peek()?;
+        fetched.clone()?.ranged(options)
     }
 }
 
@@ -246,7 +323,7 @@ fn head(meta: ObjectMeta) -> GetResult {
         range: 0..meta.size,
         meta,
         attributes: Attributes::new(),
-        extensions: slatedb::object_store::Extensions::new(),
+        extensions: Extensions::new(),
     }
 }
 
@@ -270,7 +347,12 @@ impl ObjectStore for Ahead {
     ) -> Result<PutResult> {
         self.begin_write();
         let is_fence = payload.content_length() == 0 && opts.mode == PutMode::Create;
-        let put = self.inner.put_opts(location, payload, opts).await?;
+        let put = match self.creating.get() {
+            Some(turn) if opts.mode == PutMode::Create => {
+                self.create(turn, location, payload, opts).await?
+            }
+            _ => self.inner.put_opts(location, payload, opts).await?,
+        };
         if is_fence && let Phase::Fencing(fence) = &mut self.state().phase {
             *fence = Some(ObjectMeta {
                 location: location.clone(),
@@ -299,7 +381,7 @@ impl ObjectStore for Ahead {
         if let Some(answer) = self.known(location, &options) {
             return answer;
         }
-        if let Some(table) = self.table(location, &options).await {
+        if let Some(table) = self.table(location, &options) {
             return Ok(table);
         }
         let is_looking = matches!(self.state().phase, Phase::Looking(_));
@@ -407,6 +489,8 @@ mod tests {
 
     use super::super::testing::TestStore;
     use super::*;
+    use crate::store::StoreFault;
+    use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
 
     struct Bench {
         bucket: Arc<InMemory>,
@@ -474,6 +558,92 @@ mod tests {
         assert_eq!(list().await, 0);
         bench.bucket.put(&first, "one".into()).await.unwrap();
         assert_eq!(bench.read(&first).await.unwrap(), "one");
+    }
+
+    #[tokio::test]
+    async fn an_old_answer_counts_no_longer() {
+        let bench = Bench::new();
+        let log = Path::from("meta/wal/5.sst");
+        assert!(bench.ahead.head(&log).await.is_err());
+        bench.bucket.put(&log, "written meanwhile".into()).await.unwrap();
+        assert!(bench.ahead.head(&log).await.is_err());
+        let slept = AGE_MAX + Duration::from_secs(1);
+        let since = bench.ahead.state().since;
+        bench.ahead.state().since = since.saturating_sub(slept);
+        assert!(bench.ahead.head(&log).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_table_that_is_on_its_way_holds_nobody_up() {
+        let store = FaultyStore::new(InMemory::new());
+        let ahead = Ahead::new(Arc::new(store.clone()));
+        let at = Path::from("meta/compacted/table.sst");
+        store.put(&at, "rows".into()).await.unwrap();
+        store.faults().add(Rule::always(Fault::Stall).on(Op::Get).times(1));
+        let (inner, path) = (Arc::clone(&ahead.inner), at.clone());
+        let fetch = async move { Whole::of(inner.get(&path).await.ok()?).await.ok() };
+        let fetch = fetch.boxed().shared();
+        ahead.state().tables.insert(at.clone(), fetch.clone());
+        let fetched = tokio::spawn(fetch);
+        while store.faults().struck() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let part = async || ahead.get_range(&at, 1..3).await.unwrap();
+        assert_eq!(part().await, "ow");
+        store.faults().release();
+        fetched.await.unwrap();
+        // Now it is answered from memory.
+        store.delete(&at).await.unwrap();
+        assert_eq!(part().await, "ow");
+    }
+
+    /// Of many who create the same, on a store that would let each overwrite the other.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn where_conditions_are_ignored_one_creates_and_the_others_are_told() {
+        let store = FaultyStore::new(InMemory::new());
+        store.faults().ignore_conditions(true);
+        let ahead = Ahead::new(Arc::new(store.clone()));
+        ahead.look_before_creating();
+        for number in 0..50 {
+            let at = Path::from(format!("meta/manifest/{number}"));
+            let create = |who: usize| {
+                let (ahead, at) = (ahead.clone(), at.clone());
+                tokio::spawn(async move {
+                    let options = PutOptions::from(PutMode::Create);
+                    ahead.put_opts(&at, who.to_string().into(), options).await
+                })
+            };
+            let creates: Vec<_> = (0..8).map(create).collect();
+            let mut made = Vec::new();
+            for (who, create) in creates.into_iter().enumerate() {
+                match create.await.unwrap() {
+                    Ok(_) => made.push(who.to_string()),
+                    Err(error) => assert!(matches!(error, Error::AlreadyExists { .. }), "{error}"),
+                }
+            }
+            assert_eq!(made.len(), 1);
+            let there = store.get(&at).await.unwrap().bytes().await.unwrap();
+            assert_eq!(there, made[0].as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn where_conditions_are_ignored_what_is_sent_again_is_ours() {
+        let store = FaultyStore::new(InMemory::new());
+        store.faults().ignore_conditions(true);
+        let ahead = Ahead::new(Arc::new(store.clone()));
+        ahead.look_before_creating();
+        let create = async |at: &Path, what: &'static str| {
+            ahead.put_opts(at, what.into(), PutOptions::from(PutMode::Create)).await
+        };
+        let at = Path::from("meta/wal/1.sst");
+        let lost = Fault::LoseAnswer(StoreFault::Unavailable);
+        store.faults().add(Rule::always(lost).on(Op::Put).times(1));
+        assert!(create(&at, "mine").await.is_err());
+        // It did arrive. Others see that, and whoever sends it again has made it.
+        assert!(matches!(create(&at, "yours").await, Err(Error::AlreadyExists { .. })));
+        create(&at, "mine").await.unwrap();
+        assert!(matches!(create(&at, "mine").await, Err(Error::AlreadyExists { .. })));
     }
 
     #[tokio::test]

@@ -48,7 +48,8 @@ fn record(number: u32) -> Batch {
 async fn an_idle_writer_makes_at_most_one_request_in_twenty_seconds() {
     let store = TestStore::new(Arc::new(InMemory::new()));
     let options = SlateOptions::new(Handle::current());
-    let clock = Arc::new(FastClock { wall: DefaultSystemClock::new(), started: Instant::now() });
+    let fast = FastClock { wall: DefaultSystemClock::new(), started: Instant::now() };
+    let clock = Arc::new(ForwardClock::over(Arc::new(fast)));
     let boxed = store.boxed();
     let db = builder(&boxed, &options, clock.clone()).build().await.unwrap();
     let meta = SlateMeta::start(db, boxed, &options, clock.clone()).unwrap();

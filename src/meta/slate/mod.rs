@@ -37,7 +37,7 @@ use crate::meta::{Batch, Checkpoint, CheckpointId, MetaError, MetaRead, MetaStor
 use crate::store::sealed::open_error;
 use ahead::Ahead;
 use clock::ForwardClock;
-use compaction::Compaction;
+use compaction::{Compaction, Site};
 use flusher::Flusher;
 
 mod ahead;
@@ -47,6 +47,8 @@ mod compaction;
 #[cfg(test)]
 mod figures;
 mod flusher;
+#[cfg(test)]
+mod looks;
 mod reader;
 mod settings;
 #[cfg(test)]
@@ -61,9 +63,6 @@ pub use settings::SlateOptions;
 const PATH: &str = "meta";
 /// Four chunks of a sealed object: a scan asks for whole blocks, and larger ones are fewer requests.
 const BLOCK_SIZE: SstBlockSize = SstBlockSize::Block64Kib;
-
-/// Between two looks whether compaction is ours.
-const CLAIM_PAUSE: Duration = Duration::from_secs(1);
 
 /// The writer of a volume's records, in the bucket.
 ///
@@ -108,6 +107,9 @@ impl SlateMeta {
     /// As [`open`](Self::open).
     pub async fn open_seen(look: SlateLook, options: SlateOptions) -> Result<Self, MetaError> {
         let SlateLook { ahead, clock } = look;
+        if !options.conditional_creates {
+            ahead.look_before_creating();
+        }
         let store: Arc<dyn ObjectStore> = Arc::new(ahead.clone());
         let db = builder(&store, &options, clock.clone()).build().await.map_err(opening)?;
         ahead.opened();
@@ -121,7 +123,7 @@ impl SlateMeta {
         if found.durable_seq > found.current_manifest.last_l0_seq() {
             // The log was replayed. Written out it need not be again, and the manifest
             // then knows the newest stamp there is.
-            write_tables(db).await.map_err(|error| convert(db, "replaying the log", error))?;
+            meta.written_as_tables("replaying the log").await?;
         }
         clock.raise(newest_stamp(&db.manifest()));
         let (warmed, manifest) = (db.clone(), db.manifest());
@@ -133,15 +135,16 @@ impl SlateMeta {
         db: Db,
         store: Arc<dyn ObjectStore>,
         options: &SlateOptions,
-        clock: Arc<dyn slatedb_common::SystemClock>,
+        clock: Arc<ForwardClock>,
     ) -> Result<Self, MetaError> {
         let runtime = Handle::current();
         let epoch = u32::try_from(db.manifest().writer_epoch()).map_err(|_| {
             MetaError::Invalid("the volume was mounted over 4 billion times".to_owned())
         })?;
         let epoch = WriterEpoch(epoch);
-        let before = db.manifest().compactor_epoch();
-        let compaction = Compaction::start(Arc::clone(&store), clock, options, epoch, before);
+        let site =
+            Site { store: Arc::clone(&store), clock, options: options.clone(), writer: epoch };
+        let compaction = Compaction::start(site, db.subscribe());
         let flusher = Flusher::start(db.clone(), &runtime);
         let tables = TableWriter::start(db.clone(), options, &runtime);
         Ok(Self {
@@ -165,6 +168,11 @@ impl SlateMeta {
     /// `true` once a newer writer is known to have taken over; free of requests.
     pub fn is_fenced(&self) -> bool {
         self.db.subscribe().borrow().close_reason == Some(CloseReason::Fenced)
+    }
+
+    /// Everything into tables. With too many that waits for compaction, and not when that has ended for good.
+    async fn written_as_tables(&self, doing: &'static str) -> Result<(), MetaError> {
+        written_as_tables(&self.db, &self.compaction, doing).await
     }
 
     fn admin(&self) -> slatedb::admin::Admin {
@@ -251,6 +259,9 @@ impl SlateLook {
             admin.read_manifest(None),
             admin.read_compactions(None)
         );
+        if ahead.manifests() > settings::GC_MANIFESTS_MAX {
+            clock.collect_at_once();
+        }
         if let Ok(Some(compactions)) = compactions {
             let made = compactions.recent_compactions().map(|job| job.id().timestamp_ms());
             clock.raise(made.max().map_or(0, u64::cast_signed));
@@ -267,9 +278,11 @@ impl SlateLook {
 /// Moves what was fetched of tables to the block cache.
 async fn warm(db: &impl DbCacheManagerOps, manifest: &VersionedManifest, ahead: &Ahead) {
     let whole = [CacheTarget::data::<&[u8], _>(..), CacheTarget::Index, CacheTarget::Filters];
-    for view in manifest.all_sst_views().filter(|view| ahead.has_table(view)) {
-        // What is not in the cache is read when it is needed.
-        let _ = db.warm_sst(view.sst.id, &whole).await;
+    for view in manifest.all_sst_views() {
+        if ahead.has_table(view).await {
+            // What is not in the cache is read when it is needed.
+            let _ = db.warm_sst(view.sst.id, &whole).await;
+        }
     }
     ahead.forget_tables();
 }
@@ -294,11 +307,29 @@ fn block_cache(options: &SlateOptions) -> Arc<MokaCache> {
 /// Everything into tables while retries still run, and only then the end.
 async fn close(db: &Db, compaction: &Compaction) -> Result<(), MetaError> {
     const DOING: &str = "closing";
-    // Compaction goes on meanwhile: with too many tables the writing waits for it.
-    let written = write_tables(db).await.map_err(|error| convert(db, DOING, error));
+    let written = written_as_tables(db, compaction, DOING).await;
     compaction.stop().await;
-    let closed = db.close().await.map_err(|error| convert(db, DOING, error));
+    let mut options = CloseOptions::default();
+    if compaction.check().is_err() {
+        // Tables would wait for ever. The next writer finds everything in the log.
+        let _ = db.flush().await;
+        options = options.with_flush_type(None);
+    }
+    let closed = db.close_with_options(options).await.map_err(|error| convert(db, DOING, error));
     written.and(closed)
+}
+
+/// Compaction goes on meanwhile: with too many tables the writing waits for it.
+async fn written_as_tables(
+    db: &Db,
+    compaction: &Compaction,
+    doing: &'static str,
+) -> Result<(), MetaError> {
+    tokio::select! {
+        biased;
+        error = compaction.failed() => Err(error),
+        written = write_tables(db) => written.map_err(|error| convert(db, doing, error)),
+    }
 }
 
 async fn write_tables(db: &Db) -> Result<(), slatedb::Error> {
@@ -395,10 +426,17 @@ impl MetaStore for SlateMeta {
             }
         }
         let options = WriteOptions::default();
-        let write = self.db.write_with_options(changes, &options);
-        let written = in_runtime(&self.runtime, write)
-            .await
-            .map_err(|error| convert(&self.db, DOING, error))?;
+        let write = async {
+            tokio::select! {
+                biased;
+                written = self.db.write_with_options(changes, &options) => {
+                    written.map_err(|error| convert(&self.db, DOING, error))
+                }
+                // With too much in memory it would wait for tables that cannot be written any more.
+                error = self.compaction.failed() => Err(error),
+            }
+        };
+        let written = in_runtime(&self.runtime, write).await?;
         self.applied.fetch_max(written.seqnum(), Ordering::AcqRel);
         self.tables.applied();
         Ok(())
@@ -419,14 +457,8 @@ impl MetaStore for SlateMeta {
     }
 
     async fn outlast_predecessors(&self) -> Result<(), MetaError> {
-        self.compaction.hurry();
-        loop {
-            self.check_open("waiting for earlier writers")?;
-            if in_runtime(&self.runtime, self.compaction.is_claimed()).await? {
-                return Ok(());
-            }
-            in_runtime(&self.runtime, async { tokio::time::sleep(CLAIM_PAUSE).await }).await;
-        }
+        self.check_open("waiting for earlier writers")?;
+        in_runtime(&self.runtime, self.compaction.outlast()).await
     }
 
     async fn checkpoint(

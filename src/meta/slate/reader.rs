@@ -71,20 +71,31 @@ impl SlateReader {
             View::Latest => DbReaderMode::FollowLatest,
             View::Checkpoint(id) => DbReaderMode::Checkpoint(uuid::Uuid::from_bytes(id.0)),
         };
-        let (SlateLook { ahead, .. }, manifest) =
-            SlateLook::begin(store, options.bounds.ahead_bytes).await;
-        let reader = DbReader::builder(PATH, Arc::new(ahead.clone()))
+        // A checkpoint shows the tables of another manifest than the newest.
+        let (ahead, manifest) = match view {
+            View::Latest => {
+                let looked = SlateLook::begin(Arc::clone(&store), options.bounds.ahead_bytes).await;
+                (Some(looked.0.ahead), looked.1)
+            }
+            View::Checkpoint(_) => (None, None),
+        };
+        let store = ahead.clone().map_or(store, |ahead| Arc::new(ahead));
+        let reader = DbReader::builder(PATH, store)
             .with_reader_mode(mode)
             .with_options(settings::reader(&options))
             .with_db_cache(block_cache(&options), 0)
             .build()
             .await
             .map_err(|error| missing_checkpoint(view, error))?;
-        ahead.opened();
         let reader = Arc::new(reader);
-        if let Some(manifest) = manifest {
+        if let Some(ahead) = ahead {
+            ahead.opened();
             let warmed = Arc::clone(&reader);
-            tokio::spawn(async move { warm(&*warmed, &manifest, &ahead).await });
+            tokio::spawn(async move {
+                if let Some(manifest) = manifest {
+                    warm(&*warmed, &manifest, &ahead).await;
+                }
+            });
         }
         let status = reader.subscribe();
         let settled = status.borrow().durable_seq;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use slatedb::VersionedCompactions;
 use slatedb::object_store::ObjectStoreExt as _;
 use slatedb::object_store::memory::InMemory;
 use tokio::sync::Notify;
@@ -15,8 +16,9 @@ use crate::base::{Epoch, VolumeId};
 use crate::crypto::{DataKey, DataKeys, ObjectKind, SecretKey};
 use crate::meta::suite::{self, Engine};
 use crate::store::SealedStore;
+use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
 
-fn options() -> SlateOptions {
+pub(super) fn options() -> SlateOptions {
     let mut options = SlateOptions::new(Handle::current());
     options.follow_interval = Duration::from_millis(50);
     options
@@ -122,7 +124,7 @@ fn small(options: &mut SlateOptions) {
     };
 }
 
-fn numbered(number: u64, len: usize) -> Batch {
+pub(super) fn numbered(number: u64, len: usize) -> Batch {
     let mut batch = Batch::new();
     batch.put(format!("key {number:08}"), vec![number as u8; len]);
     batch.put("newest", number.to_be_bytes().to_vec());
@@ -361,7 +363,7 @@ async fn a_table_that_is_gone_for_good_is_told() {
 }
 
 /// Epochs of the newest writer and the newest compactor.
-async fn epochs(bucket: &Arc<InMemory>) -> (u64, u64) {
+pub(super) async fn epochs(bucket: &Arc<InMemory>) -> (u64, u64) {
     let admin = AdminBuilder::new(PATH, bucket.clone()).build();
     let manifest = admin.read_manifest(None).await.unwrap().unwrap();
     (manifest.writer_epoch(), manifest.compactor_epoch())
@@ -405,4 +407,88 @@ async fn the_newest_writer_takes_compaction_back_from_whoever_fenced_it() {
     meta.close().await.unwrap();
     stray.stop().await.ok();
     running.await.unwrap().ok();
+}
+
+/// A worker is fenced by no claim. What one of a killed writer has taken on may be noted as done at any time.
+#[test]
+fn nothing_is_left_of_an_earlier_writers_merging_when_it_was_outlasted() {
+    let bucket = Arc::new(InMemory::new());
+    let runtime_of_old = runtime();
+    let store = FaultyStore::new(Arc::clone(&bucket));
+    runtime_of_old.block_on(async {
+        let mut calm = options();
+        calm.bounds.tables_max = 16;
+        let meta = SlateMeta::open(Arc::new(store.clone()), calm).await.unwrap();
+        for number in 0..6 {
+            meta.apply(numbered(number, 1000)).await.unwrap();
+            write_tables(&meta.db).await.unwrap();
+        }
+        meta.close().await.unwrap();
+        // What is merged arrives nowhere.
+        store.faults().add(Rule::always(Fault::Stall).on(Op::Put).path("meta/compacted"));
+        store.faults().add(Rule::always(Fault::Stall).on(Op::Multipart).path("meta/compacted"));
+        let meta = SlateMeta::open(Arc::new(store.clone()), options().busy()).await.unwrap();
+        while running(&bucket).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        store.faults().outage(true);
+        std::mem::forget(meta);
+    });
+    runtime_of_old.shutdown_background();
+    runtime().block_on(async {
+        let old = running(&bucket).await;
+        assert_eq!(old.len(), 1);
+        let mut quick = options().busy();
+        quick.bounds.worker_dead = Duration::from_secs(7);
+        let started = std::time::Instant::now();
+        let meta = SlateMeta::open(bucket.clone(), quick).await.unwrap();
+        tokio::time::timeout(MINUTE, meta.outlast_predecessors()).await.unwrap().unwrap();
+        println!("outlasted after {:?}", started.elapsed());
+        assert!(running(&bucket).await.iter().all(|job| !old.contains(job)));
+        meta.close().await.unwrap();
+    });
+}
+
+/// Jobs that are being merged, with their workers.
+async fn running(bucket: &Arc<InMemory>) -> Vec<(String, String)> {
+    let admin = AdminBuilder::new(PATH, bucket.clone()).build();
+    let noted = admin.read_compactions(None).await.unwrap();
+    let jobs = noted.iter().flat_map(VersionedCompactions::recent_compactions);
+    let taken = jobs.filter(|job| job.status() == slatedb::compactor::CompactionStatus::Running);
+    taken
+        .map(|job| (job.id().to_string(), format!("{:?}", job.worker().map(|w| &w.worker_id))))
+        .collect()
+}
+
+/// Tables wait for compaction, but not for one that has ended for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_compaction_that_will_never_go_on() {
+    let bucket = Arc::new(InMemory::new());
+    let mut full = options();
+    full.bounds.tables_max = 4;
+    full.bounds.compaction_poll = Duration::from_millis(40);
+    let garbage = slatedb::object_store::path::Path::from(
+        "meta/compactions/00000000000000000099.compactions",
+    );
+    let meta = SlateMeta::open(bucket.clone(), full.clone()).await.unwrap();
+    bucket.put(&garbage, "no list of work".into()).await.unwrap();
+    for number in 0..4 {
+        meta.apply(numbered(number, 1000)).await.unwrap();
+        write_tables(&meta.db).await.unwrap();
+    }
+    meta.apply(numbered(4, 1000)).await.unwrap();
+    meta.flush().await.unwrap();
+    let closed =
+        tokio::time::timeout(MINUTE / 2, meta.close()).await.expect("waits for compaction");
+    let error = closed.unwrap_err();
+    assert!(matches!(error, MetaError::Stopped { .. }), "{error}");
+    // The log has to become a table.
+    let opened = SlateMeta::open(bucket.clone(), full);
+    let opened = tokio::time::timeout(MINUTE / 2, opened).await.expect("waits for compaction");
+    let error = opened.err().unwrap();
+    assert!(matches!(error, MetaError::Stopped { .. }), "{error}");
+    bucket.delete(&garbage).await.unwrap();
+    let meta = SlateMeta::open(bucket, options()).await.unwrap();
+    assert_eq!(meta.scan(b"key", b"kez", 10).await.unwrap().len(), 5);
+    meta.close().await.unwrap();
 }
