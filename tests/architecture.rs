@@ -108,10 +108,18 @@ const CRATES: &[(&str, &[&str])] = &[
     ("http", &["store/"]),
     ("http-body", &["store/"]),
     ("rustls", &["store/"]),
-    // The width of a terminal; pages that the kernel drops.
+    // The width of a terminal; pages that the kernel drops; time that a machine slept.
     (
         "rustix",
-        &["cli/bench/", "bench/mount.rs", "config/identity", "daemon/", "fuse/", "store/local"],
+        &[
+            "base/clock.rs",
+            "cli/bench/",
+            "bench/mount.rs",
+            "config/identity",
+            "daemon/",
+            "fuse/",
+            "store/local",
+        ],
     ),
     // The engine. `store` hands its object_store on to all; its tests run the engine on a sealed store.
     ("slatedb", &["meta/", "store/mod.rs", "store/sealed/tests.rs"]),

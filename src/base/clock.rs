@@ -1,6 +1,6 @@
 //! Wall-clock time, behind a seam so that tests can set it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A moment as POSIX has it: seconds since 1970 (may be negative) and nanoseconds, always forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -31,7 +31,6 @@ impl From<SystemTime> for Timestamp {
 
 impl From<Timestamp> for SystemTime {
     fn from(time: Timestamp) -> Self {
-        use std::time::Duration;
         let nanos = Duration::from_nanos(u64::from(time.nanos));
         if time.seconds >= 0 {
             UNIX_EPOCH + Duration::from_secs(time.seconds.unsigned_abs()) + nanos
@@ -57,9 +56,22 @@ impl Clock for SystemClock {
     }
 }
 
+/// Since the machine was started, the time that it slept included. Never goes back.
+pub fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_since_boot_goes_on() {
+        let before = since_boot();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(since_boot() >= before + Duration::from_millis(2));
+    }
 
     #[test]
     fn times_before_1970_round_trip_to_the_nanosecond() {

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use super::open::{Storage, open_storage};
 use super::signals::Signals;
@@ -22,9 +24,9 @@ use crate::fs::{self, FileSystem, FsParts, Records};
 use crate::fuse::{Caching, FuseError, FuseOptions, mount_type_at};
 use crate::gc::{Collector, GcParts};
 use crate::keys::Purpose;
-use crate::meta::{MetaError, SlateMeta, SlateOptions, SlateReader, View};
+use crate::meta::{MetaError, SlateLook, SlateMeta, SlateOptions, SlateReader, View};
 use crate::store::SealedStore;
-use crate::volume::{Lease, LeaseSite, Volume};
+use crate::volume::{Lease, Volume};
 
 /// How long metadata may take to open, replay of a killed writer's log included.
 const META_DEADLINE: Duration = Duration::from_mins(5);
@@ -97,22 +99,42 @@ pub(super) async fn assemble(
 
 /// Opens the volume; takes nothing yet. Also whether this machine knew it.
 async fn open<'a>(plan: &'a Plan, fuse: &FuseOptions) -> Result<(Opening<'a>, bool), DaemonError> {
-    let config = &plan.config;
     check_mountpoint(&plan.mountpoint, fuse.non_empty)?;
-    let storage = open_storage(config).await?;
+    let storage = open_storage(&plan.config).await?;
+    open_in(plan, storage).await
+}
+
+/// Nothing is written before there is a volume that the key opens. What needs no more than that goes out at
+/// once: here metadata is read as it is now, then the store is tried out while the lease is taken.
+async fn open_in(plan: &Plan, storage: Storage) -> Result<(Opening<'_>, bool), DaemonError> {
     let key = plan.key.clone();
     let secret = blocking(move || key.secret(Purpose::Unlock)).await??;
     let pin = storage.pin()?;
     let expected = pin.as_ref().filter(|_| !plan.accept_rollback);
-    let volume = storage.open(&secret, expected).await?;
+    let (volume, writing) = if plan.config.mount.read_only {
+        (storage.open(&secret, expected).await?, None)
+    } else {
+        let volume = storage.open(&secret, expected).await?;
+        let sealed = storage.sealed(&volume);
+        let mut metadata = JoinSet::new();
+        metadata.spawn(in_time(SlateLook::new(sealed.clone()).map(Ok)));
+        (volume, Some(Writing { sealed, metadata }))
+    };
     drop(secret);
     let mut warnings = Vec::new();
     if pin.is_none() {
         warnings.push("this machine has not seen the volume before: from now on a rollback of the bucket is noticed".to_owned());
     }
     let (sealed, lease, follower) = (None, None, None);
-    let opening = Opening { plan, storage, volume, warnings, sealed, lease, follower };
+    let opening = Opening { plan, storage, volume, writing, warnings, sealed, lease, follower };
     Ok((opening, pin.is_some()))
+}
+
+/// What is known before a mount takes the lease.
+struct Writing {
+    sealed: Arc<SealedStore>,
+    /// One task: nobody waits for it before the lease is taken.
+    metadata: JoinSet<Result<SlateLook, MetaError>>,
 }
 
 /// A mount under way: the volume is open, nothing is shown yet.
@@ -120,6 +142,8 @@ struct Opening<'a> {
     plan: &'a Plan,
     storage: Storage,
     volume: Volume,
+    /// `None` on a read-only mount, and once it is used.
+    writing: Option<Writing>,
     warnings: Vec<String>,
     sealed: Option<Arc<SealedStore>>,
     lease: Option<Lease>,
@@ -136,10 +160,9 @@ struct Parts {
 impl Opening<'_> {
     async fn open_fs(&mut self, background: Handle) -> Result<Parts, DaemonError> {
         let config = &self.plan.config;
-        let (records, writer) = if config.mount.read_only {
-            (self.open_reader(background).await?, WriterEpoch(0))
-        } else {
-            Box::pin(self.open_writer(background)).await?
+        let (records, writer) = match self.writing.take() {
+            None => (self.open_reader(background).await?, WriterEpoch(0)),
+            Some(writing) => Box::pin(self.open_writer(writing, background)).await?,
         };
         if let Err(error) = self.check_pin(&records).await {
             if let Records::Writer(engine) = &records {
@@ -190,40 +213,56 @@ impl Opening<'_> {
 
     async fn open_writer(
         &mut self,
+        writing: Writing,
         background: Handle,
     ) -> Result<(Records, WriterEpoch), DaemonError> {
-        let report = self.storage.probe().await?;
+        let Writing { sealed, mut metadata } = writing;
+        let place = self.plan.mountpoint.display().to_string();
+        let site = self.storage.lease_site(&self.volume);
+        let taken = Lease::acquire(site, &place, self.plan.takeover);
+        let (taken, tried) = tokio::join!(taken, self.storage.try_out());
+        // Kept first: it is given back whatever else went wrong.
+        let taken = taken.map(|lease| self.lease.insert(lease));
+        let tried = tried?;
+        let lease = match taken {
+            Ok(lease) => lease,
+            Err(source) => {
+                // What is wrong comes first; a probe left behind is small and harmless.
+                let _ = tried.remove(&*self.storage.store).await;
+                return Err(self.storage.lease_error(source));
+            }
+        };
+        let report = tried.report;
         if !report.conditional_create {
             self.warnings.push("the store has no conditional writes (store.single_machine): two machines that mount this volume at once would damage it".to_owned());
         }
-        let site = LeaseSite::new(
-            Arc::clone(&self.storage.store),
-            self.volume.id(),
-            self.volume.data_keys(),
-            Arc::new(SystemClock),
-        );
-        let place = self.plan.mountpoint.display().to_string();
-        let url = self.storage.url.clone();
-        let lease_error = |source| DaemonError::Lease { url, source: Box::new(source) };
-        let acquired = Lease::acquire(site, &place, self.plan.takeover).await;
-        let lease = acquired.map_err(lease_error.clone())?;
         if let Some(other) = lease.replaced() {
             tracing::warn!(host = other.host, pid = other.pid, "took the volume over");
         }
-        let lease = self.lease.insert(lease);
         let before = self.volume.header_version();
-        self.volume.refresh().await.map_err(|source| self.storage.volume_error(source))?;
+        let refreshed = self.volume.refresh();
+        let (refreshed, removed) = tokio::join!(refreshed, tried.remove(&*self.storage.store));
+        refreshed.map_err(|source| self.storage.volume_error(source))?;
+        removed?;
         if self.volume.header_version() != before {
             // Sealed with the key of now, should a rekey have ended in between.
-            lease.heartbeat().await.map_err(lease_error)?;
+            lease.heartbeat().await.map_err(|source| self.storage.lease_error(source))?;
         }
         let mut options = SlateOptions::new(background);
         options.conditional_overwrites = report.conditional_update;
-        let sealed = self.storage.sealed(&self.volume);
+        options.conditional_creates = report.conditional_create;
         self.sealed = Some(Arc::clone(&sealed));
-        let meta = Box::pin(in_time(SlateMeta::open(sealed, options)))
-            .await
-            .map_err(|source| self.storage.meta_error(source))?;
+        // Without conditions nothing would tell that another mount ended after the look.
+        let meta = if report.conditional_create && lease.was_free() {
+            let looked = metadata.join_next().await.and_then(Result::ok);
+            let looked = looked.ok_or(DaemonError::Panicked)?;
+            let looked = looked.map_err(|source| self.storage.meta_error(source))?;
+            Box::pin(in_time(SlateMeta::open_seen(looked, options))).await
+        } else {
+            drop(metadata);
+            Box::pin(in_time(SlateMeta::open(sealed, options))).await
+        };
+        let meta = meta.map_err(|source| self.storage.meta_error(source))?;
         lease.set_writer_epoch(meta.writer_epoch());
         let writer = meta.writer_epoch();
         Ok((Records::Writer(Arc::new(meta)), writer))
@@ -361,6 +400,8 @@ fn compression(chosen: header::Compression) -> Compression {
     }
 }
 
+#[cfg(test)]
+mod round_trips;
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,7 @@ use crate::format::{Counters, Key};
 use crate::keys::Secret;
 use crate::meta::{MetaRead, MetaStore as _, SlateMeta, SlateOptions, SlateReader, View};
 use crate::store;
-use crate::volume::{HEARTBEAT_INTERVAL, LEASE_NAME, Lease, LeaseError, LeaseSite, Volume};
+use crate::volume::{HEARTBEAT_INTERVAL, LEASE_NAME, Lease, LeaseError, Volume};
 
 /// A check looks at one state: it must not take longer.
 const ONE_STATE: Duration = Duration::from_hours(12);
@@ -102,16 +102,17 @@ pub async fn mend(
 ) -> Result<Checked, DaemonError> {
     let (storage, mut volume) = open_volume(config, secret).await?;
     let report = storage.probe().await?;
-    let site = lease_site(&storage, &volume);
+    let site = storage.lease_site(&volume);
     let lease = Lease::acquire(site, "lidfs fsck --repair", takeover).await;
-    let mut lease = lease.map_err(|source| lease_error(&storage, source))?;
+    let mut lease = lease.map_err(|source| storage.lease_error(source))?;
     let mut options = SlateOptions::new(Handle::current());
     options.conditional_overwrites = report.conditional_update;
+    options.conditional_creates = report.conditional_create;
     let mended = match volume.refresh().await {
         Ok(()) => mend_held(&storage, &volume, options, &mut lease).await,
         Err(source) => Err(storage.volume_error(source)),
     };
-    let released = lease.release().await.map_err(|source| lease_error(&storage, source));
+    let released = lease.release().await.map_err(|source| storage.lease_error(source));
     let mut checked = mended?;
     if let Err(error) = released {
         checked.warn("the lease could not be given up, so the next mount waits for it", &error);
@@ -158,7 +159,7 @@ async fn mend_open(
         tokio::select! {
             mended = &mut work => break mended?,
             () = tokio::time::sleep(HEARTBEAT_INTERVAL) => match lease.heartbeat().await {
-                Err(error @ LeaseError::Lost { .. }) => return Err(lease_error(storage, error)),
+                Err(error @ LeaseError::Lost { .. }) => return Err(storage.lease_error(error)),
                 // The next one may get through; the engine's fence does not depend on it.
                 Err(error) => tracing::warn!(%error, "no sign of life for the lease"),
                 Ok(()) => {}
@@ -198,12 +199,12 @@ pub async fn scrub(
     let state = config.state.directory()?.join("scrub").join(format!("{}.json", volume.id()));
     let sealed = storage.sealed(&volume);
     let mut objects = check::scrub_metadata(&*storage.store, &*sealed, rate, progress).await?;
-    match lease_site(&storage, &volume).holder().await {
+    match storage.lease_site(&volume).holder().await {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             let (name, why) = (LEASE_NAME.to_owned(), error.to_string());
             objects.damaged.push(DamagedObject { name, why });
         }
-        Err(error) => return Err(lease_error(&storage, error)),
+        Err(error) => return Err(storage.lease_error(error)),
         Ok(_) => {}
     }
     let meta = match follow(&storage, &volume, None).await {
@@ -269,15 +270,6 @@ async fn check_pin(
         return Ok(());
     };
     pin.check(&volume.pin(counters.commit)).map_err(|source| storage.pin_error(source))
-}
-
-fn lease_site(storage: &Storage, volume: &Volume) -> LeaseSite {
-    let (keys, clock) = (volume.data_keys(), Arc::new(SystemClock));
-    LeaseSite::new(Arc::clone(&storage.store), volume.id(), keys, clock)
-}
-
-fn lease_error(storage: &Storage, source: LeaseError) -> DaemonError {
-    DaemonError::Lease { url: storage.url.clone(), source: Box::new(source) }
 }
 
 #[cfg(test)]
@@ -361,7 +353,7 @@ mod tests {
         let (config, slot) = volume_in(dir.path());
         create(&config, slot.clone()).await.unwrap();
         let (storage, volume) = open_volume(&config, &slot.secret).await.unwrap();
-        let site = lease_site(&storage, &volume);
+        let site = storage.lease_site(&volume);
         let mut lease = Lease::acquire(site, "/mnt", false).await.unwrap();
         assert!(check(&config, &slot.secret).await.unwrap().before.is_clean());
         let error = mend(&config, &slot.secret, false).await.unwrap_err();
@@ -432,7 +424,7 @@ mod tests {
         let (config, slot) = volume_in(dir.path());
         create(&config, slot.clone()).await.unwrap();
         let (storage, volume) = open_volume(&config, &slot.secret).await.unwrap();
-        let mut lease = Lease::acquire(lease_site(&storage, &volume), "/mnt", false).await.unwrap();
+        let mut lease = Lease::acquire(storage.lease_site(&volume), "/mnt", false).await.unwrap();
         lease.release().await.unwrap();
         let at = dir.path().join("volume");
         let scrub = async || Box::pin(scrub(&config, &slot.secret, None, false, &|_| {})).await;

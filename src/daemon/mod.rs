@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! background: fork --> run: harden -> assemble ----------------------------> serve -> end
-//!                             store+measured -> volume -> probe -> lease
+//!                             store+measured -> volume | probe -> lease
 //!                             -> sealed -> meta -> pin check -> data -> fs -> fuse
 //!
 //! serve:  session end | signal | panic | control socket (control) | heartbeat, pin (keepers)

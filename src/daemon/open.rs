@@ -16,9 +16,9 @@ use crate::store::measured::StoreMeter;
 use crate::store::object_store::ObjectStore;
 use crate::store::{
     self, EncryptionMode, MeasuredStore, OpenError, OpenStore, ProbeReport, SealedStore, StoreUrl,
-    Transport, Trouble,
+    Transport, Tried, Trouble,
 };
-use crate::volume::{FreshnessPins, Pin, PinError, Volume, VolumeError};
+use crate::volume::{FreshnessPins, LeaseError, LeaseSite, Pin, PinError, Volume, VolumeError};
 
 /// A volume's place: its store, counted, and what this machine remembers of it.
 pub struct Storage {
@@ -83,11 +83,28 @@ impl Storage {
     /// # Errors
     /// [`DaemonError::Probe`], saying what to do.
     pub async fn probe(&self) -> Result<ProbeReport, DaemonError> {
-        let report = store::probe(&*self.store, self.single_machine).await?;
-        if self.encryption != EncryptionMode::None {
-            store::probe_parts(&*self.store).await?;
+        let tried = self.try_out().await?;
+        tried.remove(&*self.store).await?;
+        Ok(tried.report)
+    }
+
+    /// As [`probe`](Self::probe), but what was written is still to be removed.
+    pub(super) async fn try_out(&self) -> Result<Tried, DaemonError> {
+        let parts = async {
+            match self.encryption {
+                EncryptionMode::None => Ok(()),
+                _ => store::probe_parts(&*self.store).await,
+            }
+        };
+        let tried = store::try_out(&*self.store, self.single_machine);
+        let (tried, parts) = tokio::join!(tried, parts);
+        let tried = tried?;
+        if let Err(error) = parts {
+            // What was found comes first.
+            let _ = tried.remove(&*self.store).await;
+            return Err(error.into());
         }
-        Ok(report)
+        Ok(tried)
     }
 
     /// Opens the volume, and checks it against `pin`.
@@ -134,6 +151,15 @@ impl Storage {
         Arc::new(sealed.with_loader(Arc::new(volume.key_loader())))
     }
 
+    pub(super) fn lease_site(&self, volume: &Volume) -> LeaseSite {
+        let (keys, clock) = (volume.data_keys(), Arc::new(SystemClock));
+        LeaseSite::new(Arc::clone(&self.store), volume.id(), keys, clock)
+    }
+
+    pub(super) fn lease_error(&self, source: LeaseError) -> DaemonError {
+        DaemonError::Lease { url: self.url.clone(), source: Box::new(source) }
+    }
+
     pub(super) fn meta_error(&self, source: MetaError) -> DaemonError {
         DaemonError::Meta { url: self.url.clone(), source }
     }
@@ -149,7 +175,15 @@ impl Storage {
 /// The store does not suffice, is not empty, or fails.
 pub async fn create(config: &Config, slot: NewSlot) -> Result<Volume, DaemonError> {
     harden()?;
-    let storage = open_storage(config).await?;
+    create_in(&open_storage(config).await?, config, slot).await
+}
+
+/// Makes a volume in `storage`, which must be empty, and pins it.
+pub(super) async fn create_in(
+    storage: &Storage,
+    config: &Config,
+    slot: NewSlot,
+) -> Result<Volume, DaemonError> {
     // Before anything is made: what it writes it removes again.
     let report = storage.probe().await?;
     let params = config.write.volume_params();
@@ -157,6 +191,7 @@ pub async fn create(config: &Config, slot: NewSlot) -> Result<Volume, DaemonErro
     let volume = made.map_err(|source| storage.volume_error(source))?;
     let mut options = SlateOptions::new(Handle::current());
     options.conditional_overwrites = report.conditional_update;
+    options.conditional_creates = report.conditional_create;
     let failed = |source| storage.meta_error(source);
     let meta = SlateMeta::open(storage.sealed(&volume), options).await.map_err(failed)?;
     fs::format_volume(&meta, &SystemClock, effective_uid(), effective_gid()).await?;

@@ -12,7 +12,8 @@
 //! after a crash wherever it was.
 //!
 //! Invariant: a key goes only after every write that may have taken it has ended, every page shows
-//! packs of the new epoch alone, and a look at all metadata objects has found no older one; and only while
+//! packs of the new epoch alone, nothing that an earlier writer left running can change metadata any more, and
+//! after that a look at all metadata objects has found no older one; and only while
 //! the lease is held without a break since the epoch began: a writer reads the header after it took
 //! the lease, so no later one seals with an older key.
 
@@ -221,6 +222,9 @@ impl Rekeyer {
         self.note(|figures| figures.stage = RekeyStage::Waiting);
         self.old_packs_gone(policy.keep).await?;
         self.note(|figures| figures.stage = RekeyStage::Metadata);
+        // Most of it before, as what was written until then with an older key is looked for once more.
+        self.metadata(&rate).await?;
+        self.parts.collector.parts.meta.outlast_predecessors().await?;
         self.metadata(&rate).await?;
         self.nothing_old_is_shown(epoch).await?;
         // Sealed with the new key; and nobody else held it since the epoch began, so nobody who writes

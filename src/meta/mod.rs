@@ -30,7 +30,7 @@ mod suite;
 
 pub use error::MetaError;
 pub use memory::{MemoryMeta, MemoryReader, MemoryVolume};
-pub use slate::{SlateMeta, SlateOptions, SlateReader, View};
+pub use slate::{SlateLook, SlateMeta, SlateOptions, SlateReader, View};
 
 /// Longest key in bytes; the codec's keys are far shorter.
 pub const KEY_LEN_MAX: usize = 1 << 10;
@@ -87,6 +87,12 @@ pub trait MetaStore: MetaRead {
     ///
     /// Dropping the future is safe, the closing goes on; a later call waits for it.
     async fn close(&self) -> Result<(), MetaError>;
+
+    /// Returns when nothing that an earlier writer left running can change the records' objects any more.
+    /// Its log is closed to it from the beginning, but it may still have been merging tables.
+    async fn outlast_predecessors(&self) -> Result<(), MetaError> {
+        Ok(())
+    }
 
     /// Keeps the state of this moment, everything applied included, readable
     /// under the returned id until `lifetime` is over or it is deleted.

@@ -12,7 +12,7 @@ use crate::crypto::{DataKey, DataKeys, ObjectKind, SecretKey};
 use crate::data::{BlockReader, Compression, PackContext, ReaderConfig, Uploader};
 use crate::fs::{self, FileSystem, FsConfig, FsParts, Records};
 use crate::gc::{Collector, GcParts};
-use crate::meta::{MetaStore, SlateMeta, SlateOptions};
+use crate::meta::{MetaStore, SlateLook, SlateMeta, SlateOptions};
 use crate::store::SealedStore;
 use crate::store::object_store::ObjectStore;
 
@@ -66,7 +66,9 @@ impl ProofVolume {
             SealedStore::new(store.clone(), self.keys.clone(), VOLUME, ObjectKind::Metadata);
         let options = SlateOptions::new(Handle::current());
         let options = if pace == Pace::Busy { options.busy() } else { options };
-        let opened = SlateMeta::open(Arc::new(sealed), options).await;
+        // As a mount does it.
+        let look = SlateLook::new(Arc::new(sealed)).await;
+        let opened = SlateMeta::open_seen(look, options).await;
         opened.map_err(|error| format!("engine: {error:?}"))
     }
 

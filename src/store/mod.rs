@@ -41,7 +41,7 @@ pub use faulty::FaultyStore;
 pub use local::LocalStore;
 pub use measured::MeasuredStore;
 pub use open::{OpenError, OpenStore, Transport, open};
-pub use probe::{ProbeError, ProbeReport, probe, probe_parts};
+pub use probe::{ProbeError, ProbeReport, Tried, probe, probe_parts, try_out};
 pub use rate::Rate;
 pub use rewrite::{RewriteError, RewriteProgress, Rewritten, rewrite};
 pub use s3::{S3Config, S3Store};

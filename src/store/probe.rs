@@ -1,33 +1,42 @@
 //! Is this store fit to hold a volume? Asked at every read-write mount, in few requests.
 //!
 //! ```text
-//!   PUT if absent (random bytes, metadata)  must succeed
-//!   PUT if absent again                     must be refused: else two writers would both commit
-//!   PUT if match                            reported; without it only garbage collection is slower
-//!   GET last bytes                          the answer must be what was written, with its metadata
-//!   GET a range                             likewise
-//!   LIST                                    must show it
+//!   PUT if absent (random bytes, metadata)    must succeed
+//!   | PUT if absent again                     must be refused: else two writers would both commit
+//!   | PUT if match                            reported; without it only garbage collection is slower
+//!   | GET last bytes                          the answer must be what was written, with its metadata
+//!   | GET a range                             likewise
+//!   | LIST                                    must show it
 //!   DELETE
-//!   PUT in parts                            where the store is to encrypt: that may be refused or ignored alone
+//!   PUT in parts                              where the store is to encrypt: that may be refused or ignored alone
 //! ```
+//!
+//! What follows the first write goes out at once. Where one of the conditions did not hold, what was
+//! read meanwhile tells nothing, and is read again.
 //!
 //! Garage 2.5 and `rclone serve s3` take a conditional put and ignore its condition: on such a
 //! store the loss shows only when two machines write, which is too late.
 
+use std::ops::Range;
+
 use crate::base::ErrorKind;
 use crate::store::object_store::path::Path;
 use crate::store::object_store::{
-    self, Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode,
-    PutOptions, PutResult, UpdateVersion,
+    self, Attribute, AttributeValue, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt,
+    PutMode, PutOptions, PutResult, UpdateVersion,
 };
 use crate::store::{StoreFault, classify, explain};
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{TryStreamExt, join, try_join};
 
 /// Where probes are written, below the volume's prefix.
 pub const PROBE_DIR: &str = "probe";
 /// Bytes in a probe: more than one range, less than one packet.
 const PROBE_LEN: usize = 256;
+/// Bytes read from its end.
+const TAIL: usize = 16;
+/// Bytes read from its middle.
+const MIDDLE: Range<usize> = 16..48;
 /// What is written in parts: one of them.
 const PROBE_PART: &[u8] = b"lidfs probe";
 /// A name of metadata as the metadata engine uses it: lower case, no separators.
@@ -42,6 +51,18 @@ pub struct ProbeReport {
     pub conditional_update: bool,
     /// Metadata comes back as it was written. Required, unless one machine is alone.
     pub metadata: bool,
+}
+
+impl ProbeReport {
+    fn suffices(self, single_machine: bool) -> Result<Self, ProbeError> {
+        if !single_machine && !self.conditional_create {
+            return Err(ProbeError::NoConditionalCreate);
+        }
+        if !single_machine && !self.metadata {
+            return Err(ProbeError::NoMetadata);
+        }
+        Ok(self)
+    }
 }
 
 /// Why a store cannot hold a volume.
@@ -105,7 +126,8 @@ impl ProbeError {
 }
 
 /// Tries out `store` under a fresh name below [`PROBE_DIR`], which is removed again. At most
-/// eight requests. With `single_machine` a store without conditions is reported, not refused.
+/// ten requests, seven of a good store. With `single_machine` a store without conditions is
+/// reported, not refused.
 ///
 /// # Errors
 /// The store cannot be used, or lacks what a volume needs.
@@ -113,20 +135,45 @@ pub async fn probe(
     store: &dyn ObjectStore,
     single_machine: bool,
 ) -> Result<ProbeReport, ProbeError> {
+    let tried = try_out(store, single_machine).await?;
+    tried.remove(store).await?;
+    Ok(tried.report)
+}
+
+/// A store that passed, and what was written there to find out: to be [removed](Self::remove).
+#[derive(Debug)]
+pub struct Tried {
+    /// What the store can do.
+    pub report: ProbeReport,
+    path: Path,
+}
+
+impl Tried {
+    /// Removes what was written.
+    ///
+    /// # Errors
+    /// [`ProbeError::Store`]: a store where nothing can be deleted is of no use either.
+    pub async fn remove(&self, store: &dyn ObjectStore) -> Result<(), ProbeError> {
+        store.delete(&self.path).await.map_err(at("delete"))
+    }
+}
+
+/// As [`probe`], but what it wrote is still there if the store passes.
+///
+/// # Errors
+/// As [`probe`]; then it is removed.
+pub async fn try_out(store: &dyn ObjectStore, single_machine: bool) -> Result<Tried, ProbeError> {
     let path = Path::from(format!("{PROBE_DIR}/{:032x}", u128::from_le_bytes(random()?)));
     let trial = Trial { store, path, first: random::<PROBE_LEN>()?, second: random()? };
-    let found = trial.run().await;
-    // Whatever was found comes first; a probe left behind is small and harmless.
-    let removed = store.delete(&trial.path).await;
-    let report = found?;
-    removed.map_err(|source| ProbeError::Store { step: "delete", source })?;
-    if !single_machine && !report.conditional_create {
-        return Err(ProbeError::NoConditionalCreate);
+    let found = trial.run().await.and_then(|report| report.suffices(single_machine));
+    match found {
+        Ok(report) => Ok(Tried { report, path: trial.path }),
+        Err(error) => {
+            // What was found comes first; a probe left behind is small and harmless.
+            let _ = store.delete(&trial.path).await;
+            Err(error)
+        }
     }
-    if !single_machine && !report.metadata {
-        return Err(ProbeError::NoMetadata);
-    }
-    Ok(report)
 }
 
 /// Writes an object in parts, and removes it again: whether the store encrypts those as asked.
@@ -162,6 +209,29 @@ fn random<const N: usize>() -> Result<[u8; N], ProbeError> {
     Ok(bytes)
 }
 
+/// How an update against a version that is not there went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Update {
+    Refused,
+    /// It was carried out.
+    Done,
+    /// The store has no such thing.
+    Unknown,
+}
+
+/// What was read of the object.
+struct Read {
+    metadata: Option<AttributeValue>,
+    tail: Bytes,
+    middle: Bytes,
+}
+
+impl Read {
+    fn is_of(&self, body: &[u8; PROBE_LEN]) -> bool {
+        self.tail[..] == body[PROBE_LEN - TAIL..] && self.middle[..] == body[MIDDLE]
+    }
+}
+
 struct Trial<'a> {
     store: &'a dyn ObjectStore,
     path: Path,
@@ -180,21 +250,40 @@ impl Trial<'_> {
             }
             Err(error) => return Err(at("write")(error)),
         };
-        let mut stands = self.first;
-        let mut current = created;
-        let conditional_create = match self.create(&self.second).await {
-            Err(error) if is_refusal(&error) => knows_create,
-            Ok(replaced) => {
-                (stands, current) = (self.second, replaced);
-                false
+        // None of these needs another's answer: of a good store all show the first write.
+        let (again, update, read, listed) =
+            join!(self.create(&self.second), self.update(&created), self.read(), self.list());
+        let (conditional_create, overwritten) = match again {
+            Err(error) if is_refusal(&error) => (knows_create, false),
+            Ok(_) => (false, true),
+            Err(error) if !knows_create && classify(&error) == StoreFault::Unsupported => {
+                (false, false)
             }
-            Err(error) if !knows_create && classify(&error) == StoreFault::Unsupported => false,
             Err(error) => return Err(at("conditional write")(error)),
         };
-        let conditional_update = self.update(&current, &mut stands).await?;
-        let metadata = self.read(&stands).await?;
-        self.list().await?;
+        let update = update?;
+        let body = if overwritten || update == Update::Done { self.read().await? } else { read? };
+        listed?;
+        let bodies = [
+            (self.first, !overwritten && update != Update::Done),
+            (self.second, overwritten),
+            (self.third(), update == Update::Done),
+        ];
+        let stands = bodies.iter().find(|(bytes, may_stand)| *may_stand && body.is_of(bytes));
+        let (stands, _) =
+            stands.ok_or(ProbeError::NotConsistent { what: "the bytes of an object" })?;
+        let metadata = body.metadata.is_some_and(|found| *found == *tag(stands));
+        let conditional_update = update == Update::Refused;
         Ok(ProbeReport { conditional_create, conditional_update, metadata })
+    }
+
+    /// What an update would write.
+    fn third(&self) -> [u8; PROBE_LEN] {
+        let mut third = self.first;
+        for (byte, other) in third.iter_mut().zip(&self.second) {
+            *byte ^= other;
+        }
+        third
     }
 
     async fn put(&self, mode: PutMode, body: &[u8]) -> object_store::Result<PutResult> {
@@ -209,45 +298,38 @@ impl Trial<'_> {
     }
 
     /// An update against another version: the store must refuse it.
-    async fn update(
-        &self,
-        current: &PutResult,
-        stands: &mut [u8; PROBE_LEN],
-    ) -> Result<bool, ProbeError> {
+    async fn update(&self, current: &PutResult) -> Result<Update, ProbeError> {
         if current.e_tag.is_none() {
-            return Ok(false);
+            return Ok(Update::Unknown);
         }
-        let mut other = [0; PROBE_LEN];
-        for (byte, (a, b)) in other.iter_mut().zip(self.first.iter().zip(&self.second)) {
-            *byte = a ^ b;
-        }
-        let stale = UpdateVersion { e_tag: Some(format!("\"{}\"", tag(&other))), version: None };
-        match self.put(PutMode::Update(stale), &other).await {
-            Err(error) if is_refusal(&error) => Ok(true),
-            Err(error) if classify(&error) == StoreFault::Unsupported => Ok(false),
+        let third = self.third();
+        let stale = UpdateVersion { e_tag: Some(format!("\"{}\"", tag(&third))), version: None };
+        match self.put(PutMode::Update(stale), &third).await {
+            Err(error) if is_refusal(&error) => Ok(Update::Refused),
+            Err(error) if classify(&error) == StoreFault::Unsupported => Ok(Update::Unknown),
             Err(error) => Err(at("conditional update")(error)),
-            Ok(_) => {
-                *stands = other;
-                Ok(false)
-            }
+            Ok(_) => Ok(Update::Done),
         }
     }
 
-    /// Reads by suffix and by range; returns whether the metadata is right.
-    async fn read(&self, stands: &[u8; PROBE_LEN]) -> Result<bool, ProbeError> {
-        let suffix = self.get(GetRange::Suffix(16)).await?;
-        let metadata = suffix.attributes.get(&Attribute::Metadata(METADATA_NAME.into())).cloned();
-        let size = suffix.meta.size;
-        let tail = suffix.bytes().await.map_err(at("read"))?;
-        if size != PROBE_LEN as u64 || tail[..] != stands[PROBE_LEN - 16..] {
-            return Err(ProbeError::NotConsistent { what: "the end of an object" });
+    /// Reads by suffix and by range.
+    async fn read(&self) -> Result<Read, ProbeError> {
+        let suffix = async {
+            let found = self.get(GetRange::Suffix(TAIL as u64)).await?;
+            let metadata =
+                found.attributes.get(&Attribute::Metadata(METADATA_NAME.into())).cloned();
+            let size = found.meta.size;
+            Ok((size, metadata, found.bytes().await.map_err(at("read"))?))
+        };
+        let middle = async {
+            let range = MIDDLE.start as u64..MIDDLE.end as u64;
+            self.get(GetRange::Bounded(range)).await?.bytes().await.map_err(at("read"))
+        };
+        let ((size, metadata, tail), middle) = try_join!(suffix, middle)?;
+        if size != PROBE_LEN as u64 {
+            return Err(ProbeError::NotConsistent { what: "the size of an object" });
         }
-        let middle =
-            self.get(GetRange::Bounded(16..48)).await?.bytes().await.map_err(at("read"))?;
-        if middle[..] != stands[16..48] {
-            return Err(ProbeError::NotConsistent { what: "a range of an object" });
-        }
-        Ok(metadata.is_some_and(|found| *found == *tag(stands)))
+        Ok(Read { metadata, tail, middle })
     }
 
     async fn get(&self, range: GetRange) -> Result<object_store::GetResult, ProbeError> {

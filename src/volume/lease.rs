@@ -121,6 +121,7 @@ pub struct Lease {
     record: Record,
     found: Found,
     replaced: Option<Holder>,
+    was_free: bool,
 }
 
 impl Lease {
@@ -147,20 +148,23 @@ impl Lease {
         };
         let sealed = site.seal(&record)?;
         let mut current = site.object.read().await?;
+        let mut was_free = true;
         for _ in 0..ATTEMPTS_MAX {
             let mut replaced = None;
             if let Some(found) = &current {
                 match site.open(found) {
                     Ok(held) if held.is_free(&*site.clock) => {}
-                    Ok(held) if takeover => replaced = Some(held.holder),
+                    Ok(held) if takeover => (was_free, replaced) = (false, Some(held.holder)),
                     Ok(held) => return Err(LeaseError::held(held, &*site.clock)),
-                    Err(_) if takeover => {}
+                    Err(_) if takeover => was_free = false,
                     Err(error) => return Err(error),
                 }
             }
             match site.object.replace(current.as_ref(), sealed.clone()).await? {
-                Written::Done(found) => return Ok(Self { site, record, found, replaced }),
-                Written::Lost(now_there) => current = now_there,
+                Written::Done(found) => {
+                    return Ok(Self { site, record, found, replaced, was_free });
+                }
+                Written::Lost(now_there) => (was_free, current) = (false, now_there),
             }
         }
         Err(LeaseError::Contended)
@@ -169,6 +173,11 @@ impl Lease {
     /// Whom a takeover took the lease from.
     pub fn replaced(&self) -> Option<&Holder> {
         self.replaced.as_ref()
+    }
+
+    /// Whether it was free when it was read, and nobody else wrote it until it was ours.
+    pub fn was_free(&self) -> bool {
+        self.was_free
     }
 
     /// The holder as others see it.

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # What a drive costs in requests, counted by a proxy in front of the server: untar of 5,000 small files and
-# flush, the idle drive, and reading the tree back cold.
+# flush, the idle drive, reading the tree back cold; listing, renaming and removing a directory of 2,000 files.
 source "$(dirname "$0")/../support/lib.sh"
 
-readonly FILES=5000 WRITES_MAX=30 READS_MAX=100 IDLE_PER_S_MAX=0.2
-idle_s=60
-[ -z "$long" ] || idle_s=600
+readonly FILES=5000 WRITES_MAX=30 READS_MAX=60 IDLE_PER_S_MAX=0.1
+readonly SMALL=2000 LIST_MAX=6 RENAME_MAX=3 UNLINK_MAX=6
+# The first minute has what is left to do after the untar: its records become a table, compaction begins.
+settle_s=65 idle_s=30
+[ -z "$long" ] || settle_s=120 idle_s=600
 
 start_proxy() {
     local manifest=$root/tests/bench/s3proxy/Cargo.toml line
@@ -53,7 +55,7 @@ flush_volume
 writes=$(requests writes)
 say "untar of $FILES files and flush: $writes writes in $((SECONDS - start)) s, $(by_operation)"
 
-sleep 10
+sleep $settle_s
 reset
 sleep $idle_s
 all=$(requests all)
@@ -70,8 +72,34 @@ start=$SECONDS
 (cd "$mnt" && run sha256sum --quiet -c "$work/tree.sha256")
 reads=$(requests reads)
 say "the tree read cold: $reads reads in $((SECONDS - start)) s, $(by_operation)"
+mkdir "$mnt/small"
+python3 -c '
+import sys; from pathlib import Path
+for number in range(int(sys.argv[2])):
+    Path(sys.argv[1], f"f{number:05}").write_bytes(b"small" * 300)' "$mnt/small" $SMALL
+umount_volume
+lose_machine
+mount_volume
+
+reset
+[ "$(ls -lR "$mnt/small" | grep -c '^-')" -eq $SMALL ] || fail "not all $SMALL files are listed"
+listing=$(requests all)
+say "ls -lR of $SMALL files cold: $listing requests, $(by_operation)"
+reset
+mv "$mnt/small" "$mnt/renamed"
+flush_volume
+renaming=$(requests all)
+say "their directory renamed: $renaming requests, $(by_operation)"
+reset
+find "$mnt/renamed" -type f -delete
+flush_volume
+removing=$(requests all)
+say "all of them removed: $removing requests, $(by_operation)"
 umount_volume
 
 at_most "writes for the tree" "$writes" $WRITES_MAX
 at_most "requests a second while idle" "$idle" $IDLE_PER_S_MAX
 at_most "reads for the cold tree" "$reads" $READS_MAX
+at_most "requests to list $SMALL files cold" "$listing" $LIST_MAX
+at_most "requests to rename their directory" "$renaming" $RENAME_MAX
+at_most "requests to remove them" "$removing" $UNLINK_MAX

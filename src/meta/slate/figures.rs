@@ -45,16 +45,20 @@ fn record(number: u32) -> Batch {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_writer_makes_at_most_one_request_in_ten_seconds() {
+async fn an_idle_writer_makes_at_most_one_request_in_twenty_seconds() {
     let store = TestStore::new(Arc::new(InMemory::new()));
     let options = SlateOptions::new(Handle::current());
-    let clock = Arc::new(FastClock { wall: DefaultSystemClock::new(), started: Instant::now() });
+    let fast = FastClock { wall: DefaultSystemClock::new(), started: Instant::now() };
+    let clock = Arc::new(ForwardClock::over(Arc::new(fast)));
     let boxed = store.boxed();
     let db = builder(&boxed, &options, clock.clone()).build().await.unwrap();
-    let meta = SlateMeta::start(db, boxed, &options).unwrap();
+    let meta = SlateMeta::start(db, boxed, &options, clock.clone()).unwrap();
     meta.apply(record(1)).await.unwrap();
     meta.flush().await.unwrap();
     write_tables(&meta.db).await.unwrap();
+    // Compaction has begun.
+    meta.outlast_predecessors().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
 
     let (from, before) = (clock.now(), store.requests());
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -62,7 +66,7 @@ async fn an_idle_writer_makes_at_most_one_request_in_ten_seconds() {
     println!("idle for {seconds} s: {before:?} -> {after:?}");
     let requests = after.all() - before.all();
     let seconds = u64::try_from(seconds).unwrap();
-    assert!(requests > 0 && requests * 10 < seconds, "{requests} in {seconds} s");
+    assert!(requests > 0 && requests * 20 < seconds, "{requests} in {seconds} s");
     assert_eq!(after.put, before.put);
     meta.close().await.unwrap();
 }
@@ -109,8 +113,8 @@ async fn opening_costs_a_bounded_number_of_requests() {
     }
     drop(meta);
     let (meta, killed) = open_counted(&bucket, "killed after 20 flushes").await;
-    assert!(empty <= 60 && clean <= 60, "{empty} {clean}");
-    assert!(killed <= clean + u64::from(FLUSHES) * 4, "{killed} {clean}");
+    assert!(empty <= 24 && clean <= 26, "{empty} {clean}");
+    assert!(killed <= clean + u64::from(FLUSHES) * 3, "{killed} {clean}");
     meta.close().await.unwrap();
 }
 
@@ -162,7 +166,7 @@ async fn a_writer_whose_clock_is_behind_the_last_ones_can_write() {
         let clock = Arc::new(ForwardClock::default());
         clock.raise(clock.now().timestamp_millis() + 3_600_000);
         let db = builder(&store, &options, clock.clone()).build().await.unwrap();
-        let ahead = SlateMeta::start(db, store, &options).unwrap();
+        let ahead = SlateMeta::start(db, store, &options, clock.clone()).unwrap();
         ahead.apply(record(1)).await.unwrap();
         ahead.flush().await.unwrap();
         // Tables are written later than what is in them.

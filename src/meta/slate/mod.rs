@@ -4,7 +4,7 @@
 //!   apply -> SlateDB log buffer + memory table
 //!   flush -> flusher task ----------------> meta/wal/N        one object, one PUT
 //!            table task, each minute -----> meta/compacted/T, meta/manifest/M
-//!            compactor, collector --------> merge and delete in the background
+//!            compaction, collector -------> merge and delete in the background
 //! ```
 //!
 //! Invariants: one flush in flight; a batch never straddles two log objects
@@ -26,8 +26,8 @@ use slatedb::config::{
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::object_store::ObjectStore;
 use slatedb::{
-    CloseReason, CompactorBuilder, Db, DbBuilder, DbIterator, ErrorKind, SstBlockSize,
-    VersionedManifest, WriteBatch,
+    CacheTarget, CloseReason, Db, DbBuilder, DbCacheManagerOps, DbIterator, ErrorKind,
+    SstBlockSize, VersionedManifest, WriteBatch,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -35,14 +35,20 @@ use tokio::sync::watch;
 use crate::base::{Timestamp, WriterEpoch};
 use crate::meta::{Batch, Checkpoint, CheckpointId, MetaError, MetaRead, MetaStore, Record};
 use crate::store::sealed::open_error;
+use ahead::Ahead;
 use clock::ForwardClock;
+use compaction::{Compaction, Site};
 use flusher::Flusher;
 
+mod ahead;
 mod catch_up;
 mod clock;
+mod compaction;
 #[cfg(test)]
 mod figures;
 mod flusher;
+#[cfg(test)]
+mod looks;
 mod reader;
 mod settings;
 #[cfg(test)]
@@ -69,6 +75,7 @@ pub struct SlateMeta {
     epoch: WriterEpoch,
     flusher: Flusher,
     tables: Arc<TableWriter>,
+    compaction: Arc<Compaction>,
     /// Sequence number of the newest batch applied.
     applied: AtomicU64,
     closing: Mutex<Option<watch::Receiver<Outcome>>>,
@@ -90,36 +97,60 @@ impl SlateMeta {
         store: Arc<dyn ObjectStore>,
         options: SlateOptions,
     ) -> Result<Self, MetaError> {
-        let clock = Arc::new(ForwardClock::default());
-        raise_to_stored(&clock, &store).await;
+        let (look, _) = SlateLook::begin(store, options.bounds.ahead_bytes).await;
+        Self::open_seen(look, options).await
+    }
+
+    /// As [`open`](Self::open), with what was read before. Writes nothing before it is called.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_seen(look: SlateLook, options: SlateOptions) -> Result<Self, MetaError> {
+        let SlateLook { ahead, clock } = look;
+        if !options.conditional_creates {
+            ahead.look_before_creating();
+        }
+        let store: Arc<dyn ObjectStore> = Arc::new(ahead.clone());
         let db = builder(&store, &options, clock.clone()).build().await.map_err(opening)?;
+        ahead.opened();
         catch_up::start(&db, clock.clone(), &options);
         // The last writer may have gone on until it was fenced.
         clock.raise(newest_stamp(&db.manifest()));
+        // Before tables are written: with too many that waits for compaction.
+        let meta = Self::start(db, store, &options, clock.clone())?;
+        let db = &meta.db;
         let found = db.status();
         if found.durable_seq > found.current_manifest.last_l0_seq() {
             // The log was replayed. Written out it need not be again, and the manifest
             // then knows the newest stamp there is.
-            write_tables(&db).await.map_err(|error| convert(&db, "replaying the log", error))?;
+            meta.written_as_tables("replaying the log").await?;
         }
         clock.raise(newest_stamp(&db.manifest()));
-        Self::start(db, store, &options)
+        let (warmed, manifest) = (db.clone(), db.manifest());
+        tokio::spawn(async move { warm(&warmed, &manifest, &ahead).await });
+        Ok(meta)
     }
 
     fn start(
         db: Db,
         store: Arc<dyn ObjectStore>,
         options: &SlateOptions,
+        clock: Arc<ForwardClock>,
     ) -> Result<Self, MetaError> {
         let runtime = Handle::current();
         let epoch = u32::try_from(db.manifest().writer_epoch()).map_err(|_| {
             MetaError::Invalid("the volume was mounted over 4 billion times".to_owned())
         })?;
+        let epoch = WriterEpoch(epoch);
+        let site =
+            Site { store: Arc::clone(&store), clock, options: options.clone(), writer: epoch };
+        let compaction = Compaction::start(site, db.subscribe());
         let flusher = Flusher::start(db.clone(), &runtime);
         let tables = TableWriter::start(db.clone(), options, &runtime);
         Ok(Self {
             applied: AtomicU64::new(db.status().durable_seq),
-            epoch: WriterEpoch(epoch),
+            epoch,
+            compaction: Arc::new(compaction),
             db,
             store,
             runtime,
@@ -139,16 +170,21 @@ impl SlateMeta {
         self.db.subscribe().borrow().close_reason == Some(CloseReason::Fenced)
     }
 
+    /// Everything into tables. With too many that waits for compaction, and not when that has ended for good.
+    async fn written_as_tables(&self, doing: &'static str) -> Result<(), MetaError> {
+        written_as_tables(&self.db, &self.compaction, doing).await
+    }
+
     fn admin(&self) -> slatedb::admin::Admin {
         AdminBuilder::new(PATH, Arc::clone(&self.store)).build()
     }
 
-    /// Refuses work after `close` began.
+    /// Refuses work after `close` began, or when the engine cannot go on for long.
     fn check_open(&self, doing: &'static str) -> Result<(), MetaError> {
         let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         match *closing {
             Some(_) => Err(MetaError::Closed { doing }),
-            None => Ok(()),
+            None => self.compaction.check(),
         }
     }
 
@@ -157,8 +193,8 @@ impl SlateMeta {
         let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         let started = closing.get_or_insert_with(|| {
             let (answer, outcome) = watch::channel(None);
-            let db = self.db.clone();
-            self.runtime.spawn(async move { answer.send(Some(close(&db).await)) });
+            let (db, compaction) = (self.db.clone(), Arc::clone(&self.compaction));
+            self.runtime.spawn(async move { answer.send(Some(close(&db, &compaction).await)) });
             outcome
         });
         started.clone()
@@ -169,11 +205,11 @@ impl Drop for SlateMeta {
     fn drop(&mut self) {
         let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         if closing.is_none() {
-            let db = self.db.clone();
+            let (db, compaction) = (self.db.clone(), Arc::clone(&self.compaction));
             self.runtime.spawn(async move {
                 let abandon = CloseOptions::default().with_flush_type(None);
                 // Nobody is left to tell, and nothing that was promised is at stake.
-                let _ = db.close_with_options(abandon).await;
+                let _ = tokio::join!(db.close_with_options(abandon), compaction.stop());
             });
         }
     }
@@ -185,29 +221,70 @@ fn builder(
     options: &SlateOptions,
     clock: Arc<dyn slatedb_common::SystemClock>,
 ) -> DbBuilder<&'static str> {
-    let compactor = CompactorBuilder::new(PATH, Arc::clone(store))
-        .with_options(settings::compaction(options))
-        .with_runtime(options.background.clone());
     Db::builder(PATH, Arc::clone(store))
         .with_settings(settings::settings(options))
         .with_sst_block_size(BLOCK_SIZE)
         .with_db_cache(block_cache(options), 0)
         .with_system_clock(clock)
-        .with_compactor_builder(compactor)
         .with_gc_runtime(options.background.clone())
 }
 
-/// Brings the clock to the newest stamp that the store has. What cannot be read shows when the
-/// database is opened.
-async fn raise_to_stored(clock: &ForwardClock, store: &Arc<dyn ObjectStore>) {
-    let admin = AdminBuilder::new(PATH, Arc::clone(store)).build();
-    if let Ok(Some(manifest)) = admin.read_manifest(None).await {
-        clock.raise(newest_stamp(&manifest));
+/// What an engine reads before it writes anything. It may be old by the time that it opens: see [`ahead`].
+pub struct SlateLook {
+    ahead: Ahead,
+    clock: Arc<ForwardClock>,
+}
+
+impl SlateLook {
+    /// Reads what an opening engine will: to be called while others still find out whether there may be a
+    /// writer here. Tables may still be on their way on return. What cannot be read shows when the database
+    /// is opened. Waits as long as the store fails.
+    pub async fn new(store: Arc<dyn ObjectStore>) -> Self {
+        let (look, manifest) = Self::begin(store, ahead::TABLES_BYTES_MAX).await;
+        if let Some(manifest) = manifest {
+            look.ahead.find_log(&manifest).await;
+        }
+        look
     }
-    if let Ok(Some(compactions)) = admin.read_compactions(None).await {
-        let made = compactions.recent_compactions().map(|job| job.id().timestamp_ms());
-        clock.raise(made.max().map_or(0, u64::cast_signed));
+
+    /// Brings the clock to the newest stamp that the store has, and begins to fetch tables.
+    async fn begin(
+        store: Arc<dyn ObjectStore>,
+        tables_bytes: u64,
+    ) -> (Self, Option<VersionedManifest>) {
+        let (ahead, clock) = (Ahead::new(store), Arc::new(ForwardClock::default()));
+        let admin = AdminBuilder::new(PATH, Arc::new(ahead.clone())).build();
+        let ((), manifest, compactions) = tokio::join!(
+            ahead.read_boundaries(),
+            admin.read_manifest(None),
+            admin.read_compactions(None)
+        );
+        if ahead.manifests() > settings::GC_MANIFESTS_MAX {
+            clock.collect_at_once();
+        }
+        if let Ok(Some(compactions)) = compactions {
+            let made = compactions.recent_compactions().map(|job| job.id().timestamp_ms());
+            clock.raise(made.max().map_or(0, u64::cast_signed));
+        }
+        let manifest = manifest.ok().flatten();
+        if let Some(manifest) = &manifest {
+            clock.raise(newest_stamp(manifest));
+            tokio::spawn(ahead.fetch_tables(manifest, tables_bytes));
+        }
+        (Self { ahead, clock }, manifest)
     }
+}
+
+/// Moves what was fetched of tables to the block cache.
+async fn warm(db: &impl DbCacheManagerOps, manifest: &VersionedManifest, ahead: &Ahead) {
+    let whole = [CacheTarget::data::<&[u8], _>(..), CacheTarget::Index, CacheTarget::Filters];
+    for view in manifest.all_sst_views() {
+        if ahead.has_table(view).await {
+            // What is not in the cache is read when it is needed.
+            let _ = db.warm_sst(view.sst.id, &whole).await;
+        }
+    }
+    ahead.forget_tables();
 }
 
 /// The newest time that a manifest knows of, in milliseconds: rows are stamped, and names of tables
@@ -228,11 +305,31 @@ fn block_cache(options: &SlateOptions) -> Arc<MokaCache> {
 }
 
 /// Everything into tables while retries still run, and only then the end.
-async fn close(db: &Db) -> Result<(), MetaError> {
+async fn close(db: &Db, compaction: &Compaction) -> Result<(), MetaError> {
     const DOING: &str = "closing";
-    let written = write_tables(db).await.map_err(|error| convert(db, DOING, error));
-    let closed = db.close().await.map_err(|error| convert(db, DOING, error));
+    let written = written_as_tables(db, compaction, DOING).await;
+    compaction.stop().await;
+    let mut options = CloseOptions::default();
+    if compaction.check().is_err() {
+        // Tables would wait for ever. The next writer finds everything in the log.
+        let _ = db.flush().await;
+        options = options.with_flush_type(None);
+    }
+    let closed = db.close_with_options(options).await.map_err(|error| convert(db, DOING, error));
     written.and(closed)
+}
+
+/// Compaction goes on meanwhile: with too many tables the writing waits for it.
+async fn written_as_tables(
+    db: &Db,
+    compaction: &Compaction,
+    doing: &'static str,
+) -> Result<(), MetaError> {
+    tokio::select! {
+        biased;
+        error = compaction.failed() => Err(error),
+        written = write_tables(db) => written.map_err(|error| convert(db, doing, error)),
+    }
 }
 
 async fn write_tables(db: &Db) -> Result<(), slatedb::Error> {
@@ -329,10 +426,17 @@ impl MetaStore for SlateMeta {
             }
         }
         let options = WriteOptions::default();
-        let write = self.db.write_with_options(changes, &options);
-        let written = in_runtime(&self.runtime, write)
-            .await
-            .map_err(|error| convert(&self.db, DOING, error))?;
+        let write = async {
+            tokio::select! {
+                biased;
+                written = self.db.write_with_options(changes, &options) => {
+                    written.map_err(|error| convert(&self.db, DOING, error))
+                }
+                // With too much in memory it would wait for tables that cannot be written any more.
+                error = self.compaction.failed() => Err(error),
+            }
+        };
+        let written = in_runtime(&self.runtime, write).await?;
         self.applied.fetch_max(written.seqnum(), Ordering::AcqRel);
         self.tables.applied();
         Ok(())
@@ -350,6 +454,11 @@ impl MetaStore for SlateMeta {
         let stopped = || MetaError::Closed { doing: "closing" };
         let done = outcome.wait_for(Option::is_some).await.map_err(|_| stopped())?;
         done.clone().unwrap_or_else(|| Err(stopped()))
+    }
+
+    async fn outlast_predecessors(&self) -> Result<(), MetaError> {
+        self.check_open("waiting for earlier writers")?;
+        in_runtime(&self.runtime, self.compaction.outlast()).await
     }
 
     async fn checkpoint(

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::meta::slate::{
-    PATH, SlateOptions, block_cache, classify, collect, in_runtime, settings,
+    PATH, SlateLook, SlateOptions, block_cache, classify, collect, in_runtime, settings, warm,
 };
 use crate::meta::{CheckpointId, MetaError, MetaRead, Record};
 
@@ -38,7 +38,7 @@ const NEXT_STATE_MAX: Duration = Duration::from_secs(30);
 
 /// A read-only view of a volume's records in the bucket.
 pub struct SlateReader {
-    reader: DbReader,
+    reader: Arc<DbReader>,
     runtime: Handle,
     view: View,
     /// By then there is another state, if the writer has one.
@@ -71,6 +71,15 @@ impl SlateReader {
             View::Latest => DbReaderMode::FollowLatest,
             View::Checkpoint(id) => DbReaderMode::Checkpoint(uuid::Uuid::from_bytes(id.0)),
         };
+        // A checkpoint shows the tables of another manifest than the newest.
+        let (ahead, manifest) = match view {
+            View::Latest => {
+                let looked = SlateLook::begin(Arc::clone(&store), options.bounds.ahead_bytes).await;
+                (Some(looked.0.ahead), looked.1)
+            }
+            View::Checkpoint(_) => (None, None),
+        };
+        let store = ahead.clone().map_or(store, |ahead| Arc::new(ahead));
         let reader = DbReader::builder(PATH, store)
             .with_reader_mode(mode)
             .with_options(settings::reader(&options))
@@ -78,6 +87,16 @@ impl SlateReader {
             .build()
             .await
             .map_err(|error| missing_checkpoint(view, error))?;
+        let reader = Arc::new(reader);
+        if let Some(ahead) = ahead {
+            ahead.opened();
+            let warmed = Arc::clone(&reader);
+            tokio::spawn(async move {
+                if let Some(manifest) = manifest {
+                    warm(&*warmed, &manifest, &ahead).await;
+                }
+            });
+        }
         let status = reader.subscribe();
         let settled = status.borrow().durable_seq;
         let version = Mutex::new(Announced { settled, newest: settled, since: Instant::now() });

@@ -21,6 +21,9 @@ pub struct SlateOptions {
     pub follow_interval: Duration,
     /// Whether the store does conditional overwrites (If-Match). Local directories do not.
     pub conditional_overwrites: bool,
+    /// Whether the store creates only where nothing is (If-None-Match). Where it does not, it is looked first,
+    /// by one after the other: that holds for the tasks of this process and for no other machine.
+    pub conditional_creates: bool,
     /// Where compaction runs, and garbage collection with it.
     pub background: Handle,
     pub(super) bounds: Bounds,
@@ -42,6 +45,10 @@ pub(super) struct Bounds {
     pub(super) table_flushes: u64,
     /// How often the compactor looks for work.
     pub(super) compaction_poll: Duration,
+    /// After so long without a sign of life what a killed mount was merging is taken on by the next one.
+    pub(super) worker_dead: Duration,
+    /// Bytes of tables that are fetched before anybody asks for them.
+    pub(super) ahead_bytes: u64,
 }
 
 impl Default for Bounds {
@@ -53,6 +60,8 @@ impl Default for Bounds {
             table_interval: Duration::from_mins(1),
             table_flushes: 512,
             compaction_poll: COMPACTION_POLL,
+            worker_dead: Duration::from_secs(20),
+            ahead_bytes: super::ahead::TABLES_BYTES_MAX,
         }
     }
 }
@@ -64,6 +73,7 @@ impl SlateOptions {
             block_cache_bytes: 64 << 20,
             follow_interval: Duration::from_secs(10),
             conditional_overwrites: true,
+            conditional_creates: true,
             background,
             bounds: Bounds::default(),
         }
@@ -84,17 +94,22 @@ impl SlateOptions {
     }
 }
 
-/// How often the writer looks at the manifest unasked; each flush of a table looks too. Two requests.
-/// Longer than the compactor sleeps, so that waking that wakes nothing else.
-const MANIFEST_POLL: Duration = Duration::from_secs(150);
-/// How often the compactor and its worker look for work; six requests in all.
-pub(super) const COMPACTION_POLL: Duration = Duration::from_secs(90);
-/// What a killed mount was merging is taken on by the next one after so long without a sign of life.
-const WORKER_DEAD: Duration = Duration::from_secs(20);
+/// How often the writer looks at the manifest unasked, and not before; each flush of a table looks too. Two
+/// requests. Longer than the compactor sleeps, so that waking that wakes nothing else.
+pub(super) const MANIFEST_POLL: Duration = Duration::from_mins(10);
+/// How often the compactor and its worker look for work unasked; six requests in all. Where tables pile up
+/// they are woken (`catch_up`).
+pub(super) const COMPACTION_POLL: Duration = Duration::from_mins(6);
+/// Tables that have not been merged, below which the compactor would find nothing to do.
+pub(super) const COMPACTION_TABLES_MIN: usize = 4;
 /// A sign of life, while something is being merged; two requests.
 const WORKER_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Garbage collection: a handful of LISTs each time.
-const GC_INTERVAL: Duration = Duration::from_hours(1);
+pub(super) const GC_INTERVAL: Duration = Duration::from_hours(1);
+/// How long a mount has the line for itself before what happens in the background begins.
+pub(super) const GC_START: Duration = Duration::from_mins(1);
+/// With so many manifests it begins at once: mounts shorter than that would never get rid of any.
+pub(super) const GC_MANIFESTS_MAX: usize = 128;
 /// Tables and manifests stay a day after they were made: longer than any clock is off. For followers see `reader`.
 const TABLE_AGE_MIN: Duration = Duration::from_hours(24);
 /// Log objects stay an hour after they were written out as tables, for followers that replay them.
@@ -134,7 +149,7 @@ pub(super) fn compaction(options: &SlateOptions) -> CompactorOptions {
     CompactorOptions {
         poll_interval: options.bounds.compaction_poll,
         max_concurrent_compactions: 1,
-        worker_heartbeat_timeout: WORKER_DEAD,
+        worker_heartbeat_timeout: options.bounds.worker_dead,
         worker: Some(CompactionWorkerOptions {
             heartbeat_interval: WORKER_HEARTBEAT,
             max_concurrent_compactions: 1,

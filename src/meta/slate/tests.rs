@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use slatedb::VersionedCompactions;
 use slatedb::object_store::ObjectStoreExt as _;
 use slatedb::object_store::memory::InMemory;
 use tokio::sync::Notify;
@@ -15,10 +16,18 @@ use crate::base::{Epoch, VolumeId};
 use crate::crypto::{DataKey, DataKeys, ObjectKind, SecretKey};
 use crate::meta::suite::{self, Engine};
 use crate::store::SealedStore;
+use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
 
-fn options() -> SlateOptions {
+pub(super) fn options() -> SlateOptions {
     let mut options = SlateOptions::new(Handle::current());
     options.follow_interval = Duration::from_millis(50);
+    options
+}
+
+/// Tables are read when they are needed, not before.
+fn late() -> SlateOptions {
+    let mut options = options();
+    options.bounds.ahead_bytes = 0;
     options
 }
 
@@ -111,10 +120,11 @@ fn small(options: &mut SlateOptions) {
         table_interval: Duration::from_millis(30),
         table_flushes: 4,
         compaction_poll: Duration::from_millis(40),
+        ..Bounds::default()
     };
 }
 
-fn numbered(number: u64, len: usize) -> Batch {
+pub(super) fn numbered(number: u64, len: usize) -> Batch {
     let mut batch = Batch::new();
     batch.put(format!("key {number:08}"), vec![number as u8; len]);
     batch.put("newest", number.to_be_bytes().to_vec());
@@ -301,7 +311,7 @@ async fn a_follower_that_misses_a_table_looks_again_at_the_next_state() {
     let writer = SlateMeta::open(bucket.clone(), options()).await.unwrap();
     writer.apply(numbered(1, 100)).await.unwrap();
     writer.close().await.unwrap();
-    let reader = SlateReader::open(bucket.clone(), options(), View::Latest).await.unwrap();
+    let reader = SlateReader::open(bucket.clone(), late(), View::Latest).await.unwrap();
     let tables = bucket.list(Some(&"meta/compacted".into())).try_collect::<Vec<_>>().await.unwrap();
     let mut gone = Vec::new();
     for table in tables {
@@ -327,7 +337,7 @@ async fn a_table_that_is_gone_for_good_is_told() {
     let writer = SlateMeta::open(bucket.clone(), options()).await.unwrap();
     writer.apply(numbered(1, 100)).await.unwrap();
     writer.close().await.unwrap();
-    let reader = SlateReader::open(bucket.clone(), options(), View::Latest).await.unwrap();
+    let reader = SlateReader::open(bucket.clone(), late(), View::Latest).await.unwrap();
     let tables = bucket.list(Some(&"meta/compacted".into())).try_collect::<Vec<_>>().await.unwrap();
     let mut gone = Vec::new();
     for table in tables {
@@ -337,7 +347,7 @@ async fn a_table_that_is_gone_for_good_is_told() {
     let error = reader.get(b"key 00000001").await.unwrap_err();
     assert_eq!(error.kind(), crate::base::ErrorKind::Corrupt, "{error}");
     // Who stays at one state for long is not made to wait for the next.
-    let mut patient = options();
+    let mut patient = late();
     patient.follow_interval = Duration::from_hours(12);
     let other = SlateReader::open(bucket.clone(), patient, View::Latest).await.unwrap();
     let error = other.get(b"key 00000001").await.unwrap_err();
@@ -350,4 +360,135 @@ async fn a_table_that_is_gone_for_good_is_told() {
         }
     });
     assert_eq!(error.unwrap_err().kind(), crate::base::ErrorKind::Corrupt);
+}
+
+/// Epochs of the newest writer and the newest compactor.
+pub(super) async fn epochs(bucket: &Arc<InMemory>) -> (u64, u64) {
+    let admin = AdminBuilder::new(PATH, bucket.clone()).build();
+    let manifest = admin.read_manifest(None).await.unwrap().unwrap();
+    (manifest.writer_epoch(), manifest.compactor_epoch())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compaction_is_claimed_for_the_newest_writer_alone() {
+    let bucket = Arc::new(InMemory::new());
+    let old = SlateMeta::open(bucket.clone(), options()).await.unwrap();
+    let new = SlateMeta::open(bucket.clone(), options()).await.unwrap();
+    // Both had no time to claim it yet.
+    assert_eq!(epochs(&bucket).await, (2, 0));
+    let told = tokio::time::timeout(MINUTE, old.outlast_predecessors()).await.unwrap();
+    assert!(matches!(told, Err(MetaError::Fenced)), "{told:?}");
+    assert!(matches!(old.apply(numbered(1, 10)).await, Err(MetaError::Fenced)));
+    assert_eq!(epochs(&bucket).await, (2, 0));
+    tokio::time::timeout(MINUTE, new.outlast_predecessors()).await.unwrap().unwrap();
+    assert_eq!(epochs(&bucket).await, (2, 1));
+    new.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_writer_takes_compaction_back_from_whoever_fenced_it() {
+    let bucket = Arc::new(InMemory::new());
+    let meta = SlateMeta::open(bucket.clone(), options().busy()).await.unwrap();
+    meta.outlast_predecessors().await.unwrap();
+    let stray =
+        slatedb::CompactorBuilder::new(PATH, bucket.clone() as Arc<dyn ObjectStore>).build();
+    let running = tokio::spawn({
+        let stray = stray.clone();
+        async move { stray.run().await }
+    });
+    let taken_back = async {
+        while epochs(&bucket).await.1 < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(MINUTE, taken_back).await.unwrap();
+    meta.apply(numbered(1, 10)).await.unwrap();
+    meta.flush().await.unwrap();
+    meta.close().await.unwrap();
+    stray.stop().await.ok();
+    running.await.unwrap().ok();
+}
+
+/// A worker is fenced by no claim. What one of a killed writer has taken on may be noted as done at any time.
+#[test]
+fn nothing_is_left_of_an_earlier_writers_merging_when_it_was_outlasted() {
+    let bucket = Arc::new(InMemory::new());
+    let runtime_of_old = runtime();
+    let store = FaultyStore::new(Arc::clone(&bucket));
+    runtime_of_old.block_on(async {
+        let mut calm = options();
+        calm.bounds.tables_max = 16;
+        let meta = SlateMeta::open(Arc::new(store.clone()), calm).await.unwrap();
+        for number in 0..6 {
+            meta.apply(numbered(number, 1000)).await.unwrap();
+            write_tables(&meta.db).await.unwrap();
+        }
+        meta.close().await.unwrap();
+        // What is merged arrives nowhere.
+        store.faults().add(Rule::always(Fault::Stall).on(Op::Put).path("meta/compacted"));
+        store.faults().add(Rule::always(Fault::Stall).on(Op::Multipart).path("meta/compacted"));
+        let meta = SlateMeta::open(Arc::new(store.clone()), options().busy()).await.unwrap();
+        while running(&bucket).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        store.faults().outage(true);
+        std::mem::forget(meta);
+    });
+    runtime_of_old.shutdown_background();
+    runtime().block_on(async {
+        let old = running(&bucket).await;
+        assert_eq!(old.len(), 1);
+        let mut quick = options().busy();
+        quick.bounds.worker_dead = Duration::from_secs(7);
+        let started = std::time::Instant::now();
+        let meta = SlateMeta::open(bucket.clone(), quick).await.unwrap();
+        tokio::time::timeout(MINUTE, meta.outlast_predecessors()).await.unwrap().unwrap();
+        println!("outlasted after {:?}", started.elapsed());
+        assert!(running(&bucket).await.iter().all(|job| !old.contains(job)));
+        meta.close().await.unwrap();
+    });
+}
+
+/// Jobs that are being merged, with their workers.
+async fn running(bucket: &Arc<InMemory>) -> Vec<(String, String)> {
+    let admin = AdminBuilder::new(PATH, bucket.clone()).build();
+    let noted = admin.read_compactions(None).await.unwrap();
+    let jobs = noted.iter().flat_map(VersionedCompactions::recent_compactions);
+    let taken = jobs.filter(|job| job.status() == slatedb::compactor::CompactionStatus::Running);
+    taken
+        .map(|job| (job.id().to_string(), format!("{:?}", job.worker().map(|w| &w.worker_id))))
+        .collect()
+}
+
+/// Tables wait for compaction, but not for one that has ended for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_compaction_that_will_never_go_on() {
+    let bucket = Arc::new(InMemory::new());
+    let mut full = options();
+    full.bounds.tables_max = 4;
+    full.bounds.compaction_poll = Duration::from_millis(40);
+    let garbage = slatedb::object_store::path::Path::from(
+        "meta/compactions/00000000000000000099.compactions",
+    );
+    let meta = SlateMeta::open(bucket.clone(), full.clone()).await.unwrap();
+    bucket.put(&garbage, "no list of work".into()).await.unwrap();
+    for number in 0..4 {
+        meta.apply(numbered(number, 1000)).await.unwrap();
+        write_tables(&meta.db).await.unwrap();
+    }
+    meta.apply(numbered(4, 1000)).await.unwrap();
+    meta.flush().await.unwrap();
+    let closed =
+        tokio::time::timeout(MINUTE / 2, meta.close()).await.expect("waits for compaction");
+    let error = closed.unwrap_err();
+    assert!(matches!(error, MetaError::Stopped { .. }), "{error}");
+    // The log has to become a table.
+    let opened = SlateMeta::open(bucket.clone(), full);
+    let opened = tokio::time::timeout(MINUTE / 2, opened).await.expect("waits for compaction");
+    let error = opened.err().unwrap();
+    assert!(matches!(error, MetaError::Stopped { .. }), "{error}");
+    bucket.delete(&garbage).await.unwrap();
+    let meta = SlateMeta::open(bucket, options()).await.unwrap();
+    assert_eq!(meta.scan(b"key", b"kez", 10).await.unwrap().len(), 5);
+    meta.close().await.unwrap();
 }

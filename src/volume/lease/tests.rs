@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::*;
 use crate::base::{Epoch, Timestamp};
 use crate::crypto::{DataKey, SecretKey};
+use crate::store::faulty::{Fault, FaultyStore, Op, Rule};
 use crate::store::object_store::ObjectStoreExt;
 use crate::store::object_store::local::LocalFileSystem;
 use crate::store::object_store::memory::InMemory;
@@ -99,6 +100,32 @@ async fn a_held_lease_is_refused_with_holder_and_age() {
     let text = error.to_string();
     assert!(text.contains("elsewhere") && text.contains("/data") && text.contains("12 s"));
     assert_eq!(error.kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn it_is_known_whether_others_had_the_lease_just_now() {
+    let objects = Arc::new(InMemory::new());
+    let store = FaultyStore::new(Arc::clone(&objects));
+    let bench = bench_in(Arc::new(store.clone()));
+    let mut first = bench.acquire(false).await.unwrap();
+    assert!(first.was_free());
+    first.release().await.unwrap();
+    let mut second = bench.acquire(false).await.unwrap();
+    assert!(second.was_free());
+    second.release().await.unwrap();
+    // Another comes and goes between our look and our write.
+    store.faults().add(Rule::always(Fault::Stall).on(Op::Put).times(1));
+    let (taken, ()) = tokio::join!(bench.acquire(false), async {
+        while store.faults().struck() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let other = bench_in(objects);
+        other.acquire(false).await.unwrap().release().await.unwrap();
+        store.faults().release();
+    });
+    assert!(!taken.unwrap().was_free());
+    bench.held_by(elsewhere()).await;
+    assert!(!bench.acquire(true).await.unwrap().was_free());
 }
 
 #[tokio::test]
