@@ -23,6 +23,7 @@ use super::DataError;
 use super::chunk::{ChunkRef, PackSeal};
 use super::memory_cache::MemoryCache;
 use super::plan::Wanted;
+use crate::base::{KIB, Spare};
 
 type Outcome = Result<Bytes, DataError>;
 type Flight = Shared<oneshot::Receiver<Outcome>>;
@@ -46,9 +47,16 @@ pub(super) enum Claim {
     Mine(Ticket, Pending),
 }
 
+/// Capacities of chunks kept for others, in bytes, and how many: 4 MiB of whole blocks.
+const SPARE_MIN: usize = 32 * KIB as usize;
+const SPARE_MAX: usize = 68 * KIB as usize;
+const SPARES_MAX: usize = 64;
+
 /// The memory cache and what is on its way into it, under one lock.
 pub(super) struct Desk {
     inner: Mutex<Inner>,
+    /// What chunks stood in that left the cache.
+    spare: Spare,
     prefetching_bytes: AtomicU64,
 }
 
@@ -57,10 +65,17 @@ struct Inner {
     flights: HashMap<ChunkRef, Flight>,
 }
 
+impl Inner {
+    fn has(&self, chunk: &ChunkRef) -> bool {
+        self.cache.contains(chunk) || self.flights.contains_key(chunk)
+    }
+}
+
 impl Desk {
     pub(super) fn new(memory_bytes: u64) -> Arc<Self> {
         let inner = Inner { cache: MemoryCache::new(memory_bytes), flights: HashMap::new() };
-        Arc::new(Self { inner: Mutex::new(inner), prefetching_bytes: AtomicU64::new(0) })
+        let spare = Spare::new(SPARE_MIN, SPARE_MAX, SPARES_MAX);
+        Arc::new(Self { inner: Mutex::new(inner), spare, prefetching_bytes: AtomicU64::new(0) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -74,7 +89,7 @@ impl Desk {
 
     pub(super) fn insert(&self, chunk: ChunkRef, content: Bytes) {
         let gone = self.lock().cache.insert(chunk, content);
-        drop(gone);
+        self.let_go(gone);
     }
 
     /// What a reader of `chunk` has to do.
@@ -100,12 +115,17 @@ impl Desk {
         let mut inner = self.lock();
         let charge = u64::from(chunk.sealed_len);
         let full = self.prefetching_bytes.load(Relaxed) + charge > bytes_max;
-        if full || inner.cache.contains(&chunk) || inner.flights.contains_key(&chunk) {
+        if full || inner.has(&chunk) {
             return None;
         }
         // Only ever grows under the lock, so the bound holds.
         self.prefetching_bytes.fetch_add(charge, Relaxed);
         Some(self.start(&mut inner, chunk, seal, charge).0)
+    }
+
+    /// In memory, or in flight.
+    pub(super) fn is_coming(&self, chunk: &ChunkRef) -> bool {
+        self.lock().has(chunk)
     }
 
     fn start(
@@ -120,6 +140,22 @@ impl Desk {
         inner.flights.insert(chunk, flight.clone());
         let desk = Arc::clone(self);
         (Ticket { desk, chunk, seal: *seal, charge, sender: Some(sender) }, flight)
+    }
+
+    /// Frees what left the cache, or keeps its memory for the next chunk. Not under the lock.
+    fn let_go(&self, gone: Vec<Bytes>) {
+        for mut content in gone {
+            // Nobody is reading it any more. Shortened first, or its bytes would be moved.
+            if content.is_unique() {
+                content.clear();
+                self.spare.give(content.into());
+            }
+        }
+    }
+
+    /// Bytes of prefetched chunks on their way.
+    pub(super) fn prefetching_bytes(&self) -> u64 {
+        self.prefetching_bytes.load(Relaxed)
     }
 
     /// Every flight has ended and is accounted for.
@@ -156,6 +192,11 @@ impl Ticket {
         &self.seal
     }
 
+    /// Empty memory for the chunk's sealed bytes.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        self.desk.spare.take(self.chunk.sealed_len as usize)
+    }
+
     /// Ends the flight. Content goes into the cache; an error only to those who wait now.
     pub(super) fn complete(mut self, outcome: Outcome) {
         let gone = {
@@ -166,7 +207,7 @@ impl Ticket {
                 Err(_) => Vec::new(),
             }
         };
-        drop(gone);
+        self.desk.let_go(gone);
         if let Some(sender) = self.sender.take() {
             // Nobody may be waiting: a prefetch, or a reader that was cancelled.
             let _ = sender.send(outcome);

@@ -243,20 +243,21 @@ pub(super) fn open_directory(
     PackDirectory::decode(&plain).map_err(|source| DataError::Directory { pack, source })
 }
 
-/// The whole plaintext of one chunk from its sealed bytes.
+/// The whole plaintext of one chunk from its sealed bytes, where they stand.
 pub(super) fn open_chunk(
     chunk: &ChunkRef,
     opener: &Opener,
-    sealed: &[u8],
+    mut sealed: Vec<u8>,
 ) -> Result<Bytes, DataError> {
     let (pack, offset) = (chunk.pack, u64::from(chunk.offset));
-    let mut plain = Vec::with_capacity(sealed.len().saturating_sub(TAG_LEN));
     opener
-        .open(u64::from(chunk.chunk), false, sealed, &mut plain)
+        .open_in_place(u64::from(chunk.chunk), false, &mut sealed)
         .map_err(|source| DataError::Open { pack, offset, source })?;
-    if chunk.compressed {
-        plain = expand(&plain).ok_or(DataError::Decompress { pack, offset })?;
-    }
+    let plain = if chunk.compressed {
+        expand(&sealed).ok_or(DataError::Decompress { pack, offset })?
+    } else {
+        sealed
+    };
     Ok(plain.into())
 }
 

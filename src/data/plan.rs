@@ -3,14 +3,15 @@
 use std::ops::Range;
 
 use super::chunk::ChunkRef;
+use super::readahead::AHEAD_BYTES;
 use crate::base::{KIB, MIB, PackNumber};
 
 /// Bytes between two chunks that are fetched along rather than paid with a request of their own.
 pub(super) const GAP_MAX: u64 = 64 * KIB;
-/// Longest request in bytes.
-pub(super) const REQUEST_MAX: u64 = 4 * MIB;
-/// Large reads are split over several requests, but not below this many bytes: the kernel's
-/// largest read (1 MiB) with its tags stays whole.
+/// Longest request in bytes: what is read ahead at once, with its tags.
+pub(super) const REQUEST_MAX: u64 = AHEAD_BYTES + 64 * KIB;
+/// Large reads that somebody waits for are split over several requests, but not below this many
+/// bytes: the kernel's largest read (1 MiB) with its tags stays whole.
 pub(super) const REQUEST_SPLIT_MIN: u64 = MIB + 64 * KIB;
 
 /// Something that stands for a chunk.

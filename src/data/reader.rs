@@ -25,7 +25,8 @@ use super::disk_cache::{DiskCache, DiskCacheConfig};
 use super::fetch::{self, Fetcher};
 use super::flight::{Claim, Desk, Pending, Ticket};
 use super::pack::{BuiltPack, PackContext};
-use super::plan::{Wanted as _, plan, request_len};
+use super::plan::{REQUEST_MAX, Wanted as _, plan, request_len};
+use super::readahead::Room;
 use crate::base::MIB;
 use crate::store::object_store::ObjectStore;
 
@@ -78,6 +79,8 @@ pub struct BlockReader {
     desk: Arc<Desk>,
     requests_max: usize,
     prefetch_bytes_max: u64,
+    /// What was fetched for several streams stays until it is read.
+    window_max: u64,
 }
 
 impl BlockReader {
@@ -100,6 +103,7 @@ impl BlockReader {
             desk: Desk::new(config.memory_bytes),
             requests_max,
             prefetch_bytes_max: PREFETCH_BYTES_MAX.min(config.memory_bytes / 2),
+            window_max: config.memory_bytes / 8,
         }
     }
 
@@ -108,6 +112,11 @@ impl BlockReader {
         let content = self.desk.get(chunk)?;
         self.fetcher.counters.hits.fetch_add(1, Relaxed);
         Some(content)
+    }
+
+    /// Whether the chunk's content is in memory, or on its way there.
+    pub fn is_coming(&self, chunk: &ChunkRef) -> bool {
+        self.desk.is_coming(chunk)
     }
 
     /// The whole content of each chunk, in the order asked for.
@@ -139,7 +148,8 @@ impl BlockReader {
         let late = got.iter().filter(|got| matches!(got, Got::Later(_))).count() as u64;
         self.fetcher.counters.misses.fetch_add(late, Relaxed);
         self.fetcher.counters.hits.fetch_add(got.len() as u64 - late, Relaxed);
-        self.fetch(mine, false);
+        let total = mine.iter().map(|ticket| u64::from(ticket.chunk().sealed_len)).sum();
+        self.fetch(mine, request_len(total, self.requests_max), false);
         let mut contents = Vec::with_capacity(got.len());
         for got in got {
             contents.push(match got {
@@ -161,12 +171,19 @@ impl BlockReader {
             })
             .collect();
         self.fetcher.counters.prefetched.fetch_add(tickets.len() as u64, Relaxed);
-        self.fetch(tickets, true);
+        self.fetch(tickets, REQUEST_MAX, true);
     }
 
-    fn fetch(&self, tickets: Vec<Ticket>, ahead: bool) {
-        let total = tickets.iter().map(|ticket| u64::from(ticket.chunk().sealed_len)).sum();
-        for run in plan(tickets, request_len(total, self.requests_max)) {
+    /// How much may be asked for ahead.
+    pub fn room_ahead(&self) -> Room {
+        let bytes_max = self.prefetch_bytes_max;
+        let free = bytes_max.saturating_sub(self.desk.prefetching_bytes());
+        // Chunks are counted with their tags, 16 bytes for 4 KiB at most.
+        Room { window_max: self.window_max, free: free - free.div_ceil(256) }
+    }
+
+    fn fetch(&self, tickets: Vec<Ticket>, request_len: u64, ahead: bool) {
+        for run in plan(tickets, request_len) {
             let fetcher = Arc::clone(&self.fetcher);
             self.fetcher.runtime.spawn(fetch::run(fetcher, run, ahead));
         }

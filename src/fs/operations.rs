@@ -152,7 +152,7 @@ impl FileSystem {
         let mut chunks = plan.chunks();
         let missing = |(chunk, _): &(ChunkRef, _)| self.inner.reader.cached(chunk).is_none();
         if plan.is_small_file && chunks.iter().any(missing) {
-            self.read_neighbours(inode);
+            self.read_neighbours(inode).await;
         }
         loop {
             let error = match self.inner.reader.read(&chunks).await {
@@ -174,11 +174,12 @@ impl FileSystem {
 
     /// Starts to fetch what a sequential reader will want next.
     fn read_ahead(&self, inode: Inode, handle: Handle, offset: u64, len: u64) {
+        let room = self.inner.reader.room_ahead();
         let range = {
             let mut core = self.inner.lock();
             let Ok(record) = core.inode(inode) else { return };
             let Some(state) = core.opened.read_ahead(handle) else { return };
-            state.on_read(offset, len, record.size)
+            state.on_read(offset, len, record.size, room)
         };
         let Some(range) = range else { return };
         let reader = self.inner.reader.clone();
