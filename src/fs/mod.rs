@@ -31,6 +31,7 @@ mod operations;
 mod packing;
 mod quota;
 mod reclaim;
+mod records_ahead;
 mod seek;
 mod space;
 mod status;

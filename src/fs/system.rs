@@ -217,14 +217,17 @@ impl Inner {
     /// Brings a record into memory. `Ok` even if a commit has overtaken it: then look again.
     pub async fn load(&self, key: &Key) -> Result<(), FsError> {
         self.settled().await;
-        let ticket = {
+        let (ticket, ahead) = {
             let mut core = self.lock();
             if core.record(key).is_some() {
                 return Ok(());
             }
-            core.loading.begin(key)
+            (core.loading.begin(key), core.records_ahead.on_load(key))
         };
         let guard = LoadGuard { inner: self, key, ticket: Some(ticket) };
+        if let Some(ahead) = ahead {
+            self.scan_ahead(ahead).await;
+        }
         let value = self.meta.get(key.as_bytes()).await.map_err(|error| self.unread(&error))?;
         guard.finish(value);
         Ok(())
