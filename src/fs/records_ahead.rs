@@ -5,6 +5,7 @@
 //! around it are scanned: that takes few, longer requests, and leaves the blocks in the engine's
 //! cache, where the loads that follow find them. Whoever goes on there gets more each time.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::system::Inner;
@@ -25,6 +26,9 @@ const SPREAD_GROWTH: u64 = 8;
 /// Most records of one scan.
 const RECORDS_MAX: usize = 2 * SPREAD_MAX as usize;
 
+/// Scans remembered: a walk goes up and down between directories.
+const SCANS_MAX: usize = 16;
+
 /// How long a load waits for a scan. Metadata that takes longer is no help.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
@@ -40,15 +44,15 @@ pub(super) struct RecordsAhead {
 struct Front {
     last: Option<u64>,
     spread: u64,
-    /// Inodes that were scanned for, first to last.
-    scanned: Option<(u64, u64)>,
+    /// Inodes that were scanned for, first to last, the latest scan first.
+    scanned: VecDeque<(u64, u64)>,
 }
 
 impl Front {
     /// The inodes to scan for, first to last.
     fn on_load(&mut self, number: u64) -> Option<(u64, u64)> {
         let near = self.last.is_some_and(|last| last.abs_diff(number) <= NEAR);
-        let known = self.scanned.is_some_and(|(from, to)| (from..=to).contains(&number));
+        let known = self.scanned.iter().any(|(from, to)| (from..=to).contains(&&number));
         self.last = Some(number);
         if !near {
             self.spread = SPREAD_MIN;
@@ -58,14 +62,16 @@ impl Front {
         }
         let (from, to) = (number.saturating_sub(self.spread), number.saturating_add(self.spread));
         self.spread = (self.spread * SPREAD_GROWTH).min(SPREAD_MAX);
-        self.scanned = Some((from, to));
-        self.scanned
+        self.scanned.truncate(SCANS_MAX - 1);
+        self.scanned.push_front((from, to));
+        Some((from, to))
     }
 
-    /// A scan from `from` on went no further than `to`.
-    fn ended(&mut self, from: u64, to: u64) {
-        if let Some(scanned) = self.scanned.as_mut().filter(|scanned| scanned.0 == from) {
-            scanned.1 = to;
+    /// A scan for `inodes` went no further than `to`. Its first half counts as scanned all the same: there would be
+    /// no end of scans where records are many.
+    fn ended(&mut self, inodes: (u64, u64), to: u64) {
+        if let Some(scanned) = self.scanned.iter_mut().find(|scanned| **scanned == inodes) {
+            scanned.1 = to.max(inodes.0.midpoint(inodes.1));
         }
     }
 }
@@ -99,10 +105,10 @@ impl Inner {
         let scan = self.meta.scan(start.as_bytes(), end.as_bytes(), RECORDS_MAX);
         let Ok(Ok(records)) = tokio::time::timeout(WAIT_MAX, scan).await else { return };
         let last = records.last().filter(|_| records.len() == RECORDS_MAX);
-        if let Some(to) = last.and_then(|(key, _)| Key::number(key, 0))
+        if let Some(reached) = last.and_then(|(key, _)| Key::number(key, 0))
             && let Some(front) = self.lock().records_ahead.front(kind)
         {
-            front.ended(from, to);
+            front.ended((from, to), reached);
         }
     }
 }
@@ -121,11 +127,20 @@ mod tests {
         assert_eq!(front.on_load(50_300 + SPREAD_MIN), None);
         let next = 50_301 + SPREAD_MIN;
         assert_eq!(front.on_load(next), Some((next - SPREAD_MAX, next + SPREAD_MAX)));
-        front.ended(next - SPREAD_MAX, next + 10);
+        front.ended((next - SPREAD_MAX, next + SPREAD_MAX), next + 10);
         assert_eq!(front.on_load(next + 10), None);
         assert!(front.on_load(next + 11).is_some(), "the scan came only so far");
-        front.ended(next - SPREAD_MAX, next + 10_000);
-        assert!(front.on_load(next + 5000).is_some(), "another scan's end");
+        assert_eq!(front.on_load(50_100), None, "still known");
+    }
+
+    #[test]
+    fn dense_records_are_scanned_once_although_the_scan_does_not_reach_what_was_asked_for() {
+        let mut front = Front { last: Some(5000), spread: SPREAD_MAX, ..Front::default() };
+        let inodes = front.on_load(5001).unwrap();
+        front.ended(inodes, 3500);
+        for number in 4000..=5001 {
+            assert_eq!(front.on_load(number), None);
+        }
     }
 
     #[test]
