@@ -11,6 +11,8 @@ mod proofs;
 pub mod fuzzing;
 // The command line.
 pub mod cli;
+// Stores and mounts, measured.
+pub mod bench;
 // A mount put together and run.
 pub mod daemon;
 // The configuration file.

@@ -71,6 +71,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         takeover: false,
         accept_rollback: false,
         config: config.clone(),
+        config_file: Some(place.config.clone()),
     };
     in_background(&plan, &greeting, || if is_new { make(&place, &config) } else { Ok(()) })
 }

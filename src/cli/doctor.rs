@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
-
+use super::finding::{Finding, Verdict, show};
 use super::init::runtime;
 use super::options::{ConfigArgs, Resolved};
 use super::{Exit, Failure, selftest};
@@ -43,29 +42,6 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
-    Ok,
-    Warn,
-    Fail,
-}
-
-/// One finding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Finding {
-    pub(super) check: &'static str,
-    pub(super) verdict: Verdict,
-    pub(super) detail: String,
-}
-
-impl Finding {
-    pub(super) fn new(check: &'static str, verdict: Verdict, detail: impl Into<String>) -> Self {
-        Self { check, verdict, detail: detail.into() }
-    }
-}
-
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     // A timer's self-test is no mount: it runs without /dev/fuse.
     let mut findings = if args.selftest { secrets() } else { machine() };
@@ -96,24 +72,6 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             format!("{failed} of {} checks failed; see above", findings.len()),
         )),
     }
-}
-
-fn show(findings: &[Finding], json: bool) -> Result<(), Failure> {
-    if json {
-        let text = serde_json::to_string_pretty(findings)
-            .map_err(|error| Failure::of(Exit::Failure, &error))?;
-        println!("{text}");
-        return Ok(());
-    }
-    for Finding { check, verdict, detail } in findings {
-        let verdict = match verdict {
-            Verdict::Ok => "ok",
-            Verdict::Warn => "WARN",
-            Verdict::Fail => "FAIL",
-        };
-        println!("{verdict:<5}{check:<14}{detail}");
-    }
-    Ok(())
 }
 
 fn machine() -> Vec<Finding> {
@@ -302,16 +260,4 @@ async fn open(storage: &Storage, source: &KeySource) -> Result<String, Failure> 
     let pin = storage.pin()?;
     let volume = storage.open(&secret, pin.as_ref()).await.map_err(|error: DaemonError| error)?;
     Ok(format!("volume {}", volume.id()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn findings_have_a_stable_json_form() {
-        let finding = Finding::new("fuse", Verdict::Warn, "x");
-        let json = serde_json::to_string(&finding).unwrap();
-        assert_eq!(json, r#"{"check":"fuse","verdict":"warn","detail":"x"}"#);
-    }
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use crate::base::ErrorKind;
+use crate::bench::BenchError;
 use crate::config::ConfigError;
 use crate::daemon::DaemonError;
 use crate::fs::FsError;
@@ -121,6 +122,22 @@ impl From<store::OpenError> for Failure {
 impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         Self::of(daemon_exit(&error), &error)
+    }
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        Self::of(bench_exit(&error), &error)
+    }
+}
+
+fn bench_exit(error: &BenchError) -> Exit {
+    match error {
+        BenchError::Store { .. } | BenchError::NotRemoved { .. } => {
+            error.fault().map_or(Exit::Unreachable, fault_exit)
+        }
+        BenchError::ReadOnly { .. } => Exit::Mountpoint,
+        BenchError::Mount { .. } | BenchError::Interrupted => Exit::Failure,
     }
 }
 
@@ -318,6 +335,32 @@ mod tests {
         assert_eq!(exit(missing.into()), 3);
         let busy = FuseError::MountPointBusy { path: "/m".into() };
         assert_eq!(exit(DaemonError::Fuse(busy).into()), 15);
+    }
+
+    #[test]
+    fn a_measurement_ends_with_the_code_of_the_store_or_the_mount() {
+        let failed = |fault| {
+            let source =
+                store::StoreError::new(fault, "s3://bucket/p: told").into_object_store("S3", "x");
+            let (url, prefix) = ("s3://bucket/p".parse().unwrap(), "probe/bench-1".to_owned());
+            Failure::from(BenchError::Store {
+                place: Box::new(crate::bench::Place { url, prefix }),
+                step: "PUT",
+                source: Box::new(source),
+                is_removed: false,
+            })
+        };
+        assert_eq!(failed(StoreFault::NoBucket).exit.code(), 10);
+        let failure = failed(StoreFault::Unavailable);
+        assert_eq!(failure.exit.code(), 14);
+        assert_eq!(
+            failure.message,
+            "the store failed at PUT: s3://bucket/p: told; objects whose names begin with \
+             s3://bucket/p/probe/bench-1 may be left: delete them"
+        );
+        let read_only = BenchError::ReadOnly { mountpoint: "/m".into() };
+        assert_eq!(Failure::from(read_only).exit.code(), 15);
+        assert_eq!(Failure::from(BenchError::Interrupted).exit.code(), 1);
     }
 
     #[test]

@@ -8,9 +8,11 @@
 //! Invariant: what fails says so on one line of standard error - what, where,
 //! what to do next - and with the exit code of its kind.
 
+mod bench;
 mod demo;
 mod doctor;
 mod exit;
+mod finding;
 mod flush;
 mod fsck;
 mod gc;
@@ -63,6 +65,7 @@ enum Command {
     Scrub(scrub::Args),
     Rewrite(rewrite::Args),
     Doctor(doctor::Args),
+    Bench(bench::Args),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
 }
@@ -109,6 +112,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Scrub(args) => scrub::run(&args),
         Command::Rewrite(args) => rewrite::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => shell::completions::<Cli>(&args),
         Command::Man(args) => shell::man::<Cli>(&args),
     }

@@ -66,6 +66,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         takeover: args.accepted.takeover,
         accept_rollback: args.accepted.accept_rollback,
         config,
+        config_file: resolved.file.as_deref().and_then(|file| std::path::absolute(file).ok()),
     };
     if args.fake {
         Ok(())

@@ -128,3 +128,28 @@ impl WorkBar {
         }
     }
 }
+
+/// Which step is under way, on a terminal.
+pub(super) struct StepLine(Option<ProgressBar>);
+
+impl StepLine {
+    /// Shows nothing where nobody looks.
+    pub(super) fn new() -> Self {
+        Self(std::io::stderr().is_terminal().then(ProgressBar::new_spinner))
+    }
+
+    /// This one has begun.
+    pub(super) fn show(&self, step: &str) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(step.to_owned());
+            bar.tick();
+        }
+    }
+
+    /// Takes it away.
+    pub(super) fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

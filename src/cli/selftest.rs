@@ -10,7 +10,7 @@
 //! Invariant: nothing of the volume is changed. The probe stands under a fresh name below
 //! [`PROBE_DIR`], which nothing reads, and a probe that was left behind is a finding.
 
-use super::doctor::{Finding, Verdict};
+use super::finding::{Finding, Verdict};
 use super::options::Resolved;
 use super::{Failure, date};
 use crate::base::SystemClock;

@@ -130,8 +130,10 @@ impl<'a> Sheet<'a> {
     }
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// For the text of an XML element. Control characters, which XML 1.0 does not know, become question marks.
+pub(super) fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'), "?")
 }
 
 #[cfg(test)]
@@ -149,6 +151,11 @@ mod tests {
         assert_eq!(svg.matches("abandon").count(), 23);
         assert!(svg.contains("&lt;b&gt;&amp;amp") && !svg.contains("<b>"));
         assert!(text.len() < SHEET_BYTES && svg.len() < SHEET_BYTES);
+    }
+
+    #[test]
+    fn text_of_others_is_valid_xml() {
+        assert_eq!(escaped("a<b>&c\u{1}\n\u{ffff}é\"'"), "a&lt;b&gt;&amp;c???é\"'");
     }
 
     #[test]

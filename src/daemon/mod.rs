@@ -37,7 +37,7 @@ pub use background::{Answer, Side, Starting, detach};
 pub use check::{Checked, check, mend, scrub};
 pub use control::{Request, Response, ask};
 pub use error::DaemonError;
-pub use open::{Storage, create, open_storage, open_volume};
+pub use open::{Storage, create, harden, open_storage, open_volume};
 pub use place::{FILE_SYSTEM_TYPE, canonical};
 pub use registry::{Entry, all, find};
 pub use rewrite::rewrite;

@@ -182,7 +182,10 @@ pub async fn open_volume(
 }
 
 /// Keys are about to be in memory.
-pub(super) fn harden() -> Result<(), DaemonError> {
+///
+/// # Errors
+/// [`DaemonError::System`].
+pub fn harden() -> Result<(), DaemonError> {
     disable_core_dumps().map_err(|source| DaemonError::System {
         what: "core dumps cannot be switched off, and would hold keys".to_owned(),
         source,

@@ -35,6 +35,9 @@ pub struct Entry {
     pub pid: u32,
     /// Its control socket.
     pub socket: PathBuf,
+    /// The config file that it was mounted with.
+    #[serde(default)]
+    pub config: Option<PathBuf>,
 }
 
 impl Entry {
@@ -73,11 +76,12 @@ impl Place {
     }
 
     /// Makes the mount known; its socket must listen already.
-    pub fn publish(&self, mountpoint: &Path) -> io::Result<()> {
+    pub fn publish(&self, mountpoint: &Path, config: Option<&Path>) -> io::Result<()> {
         let entry = Entry {
             mountpoint: mountpoint.to_owned(),
             pid: std::process::id(),
             socket: self.socket.clone(),
+            config: config.map(Path::to_owned),
         };
         let mut file = fs::OpenOptions::new()
             .write(true)
@@ -223,14 +227,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dirs = [dir.path().to_owned()];
         let place = Place::claim_in(&dirs, Path::new("/m")).unwrap();
-        place.publish(Path::new("/m")).unwrap();
+        place.publish(Path::new("/m"), None).unwrap();
         let file = place.file.clone();
-        let other = Entry { mountpoint: "/m".into(), pid: 1, socket: place.socket.clone() };
+        let socket = place.socket.clone();
+        let other = Entry { mountpoint: "/m".into(), pid: 1, socket, config: None };
         fs::write(&file, serde_json::to_vec(&other).unwrap()).unwrap();
         drop(place);
         assert_eq!(read(&file), Some(other));
         let place = Place::claim_in(&dirs, Path::new("/m")).unwrap();
-        place.publish(Path::new("/m")).unwrap();
+        place.publish(Path::new("/m"), None).unwrap();
         drop(place);
         assert!(!file.exists());
     }
@@ -239,7 +244,7 @@ mod tests {
     fn an_entry_whose_daemon_is_gone_counts_for_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("x.sock");
-        let entry = Entry { mountpoint: "/m".into(), pid: 1, socket: socket.clone() };
+        let entry = Entry { mountpoint: "/m".into(), pid: 1, socket: socket.clone(), config: None };
         assert!(!entry.is_served());
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         assert!(entry.is_served());

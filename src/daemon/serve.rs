@@ -39,6 +39,8 @@ pub struct Plan {
     pub mountpoint: PathBuf,
     /// The configuration, flags included.
     pub config: Config,
+    /// The file that it came from: absolute.
+    pub config_file: Option<PathBuf>,
     /// Where the secret comes from.
     pub key: KeySource,
     /// Options for the kernel.
@@ -274,7 +276,7 @@ fn announce(plan: &Plan) -> Result<Announced, DaemonError> {
     let failed = |source| system_error("control socket", source);
     let place = Place::claim(&plan.mountpoint).map_err(failed)?;
     let listener = control::listen(&place.socket).map_err(failed)?;
-    place.publish(&plan.mountpoint).map_err(failed)?;
+    place.publish(&plan.mountpoint, plan.config_file.as_deref()).map_err(failed)?;
     let pages =
         Pages::start(plan.mountpoint.clone()).map_err(|source| system_error("threads", source))?;
     Ok(Announced { place, listener, pages })

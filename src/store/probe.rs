@@ -135,12 +135,16 @@ pub async fn probe(
 /// [`ProbeError::NotEncrypted`]; [`ProbeError::Store`] if it does not work at all.
 pub async fn probe_parts(store: &dyn ObjectStore) -> Result<(), ProbeError> {
     let path = Path::from(format!("{PROBE_DIR}/{:032x}", u128::from_le_bytes(random()?)));
-    let written = async {
-        let mut upload = store.put_multipart(&path).await?;
-        upload.put_part(PROBE_PART.into()).await?;
-        upload.complete().await
+    let mut upload = store.put_multipart(&path).await.map_err(at("write in parts"))?;
+    let written = match upload.put_part(PROBE_PART.into()).await {
+        Ok(()) => upload.complete().await,
+        Err(error) => Err(error),
     };
-    let written = written.await.map_err(at("write in parts"));
+    if written.is_err() {
+        // What was found comes first, but parts that nobody sees are paid for.
+        let _ = upload.abort().await;
+    }
+    let written = written.map_err(at("write in parts"));
     let removed = store.delete(&path).await;
     written?;
     match removed {

@@ -484,6 +484,22 @@ async fn an_upload_that_begins_with_another_encryption_is_given_up_before_its_pa
     assert!(lines[1].starts_with("DELETE") && lines[1].contains("uploadId=id"), "{lines:?}");
 }
 
+#[tokio::test]
+async fn a_probe_in_parts_that_fails_leaves_no_upload_begun() {
+    let says = |request: &str| match request.split(' ').next() {
+        Some("PUT") => head("403 Forbidden", 0, ""),
+        _ => answer(request),
+    };
+    let table = "server_side_encryption.mode = 'sse-s3'";
+    let (store, requests) = scripted(table, keys(None, None), says).await;
+    let error = probe_parts(&store).await.unwrap_err();
+    assert_eq!(error.fault(), Some(StoreFault::Denied));
+    let requests = requests.lock().unwrap();
+    let given_up =
+        |request: &String| request.starts_with("DELETE") && request.contains("uploadId=id");
+    assert_eq!(requests.iter().filter(|request| given_up(request)).count(), 1, "{requests:#?}");
+}
+
 /// Some repeat headers of the request in what they say about it.
 #[tokio::test]
 async fn what_a_server_repeats_of_our_secrets_is_in_no_error() {

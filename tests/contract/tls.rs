@@ -1,9 +1,9 @@
 //! TLS with servers that OpenSSL plays: old versions, and such as want to know who we are.
 
 use std::fs;
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Lines};
 use std::path::Path as FilePath;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use lidfs::store::object_store::path::Path;
@@ -55,36 +55,22 @@ fn authority() -> TempDir {
 
 struct TlsServer {
     child: Child,
+    /// Kept: what the server says later must not end it.
+    _said: Lines<BufReader<ChildStdout>>,
     port: u16,
 }
 
 impl TlsServer {
     fn start(dir: &FilePath, more: &[&str]) -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let accept = format!("127.0.0.1:{port}");
-        let mut args = vec![
-            "s_server",
-            "-accept",
-            &accept,
-            "-cert",
-            "server.pem",
-            "-key",
-            "server.key",
-            "-HTTP",
-        ];
-        args.extend(more);
-        let quiet = Stdio::null;
-        let child = openssl(dir, &args).stdout(quiet()).stderr(quiet()).spawn().unwrap();
-        let server = Self { child, port };
-        for _ in 0..100 {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return server;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("openssl s_server does not listen");
+        let files = ["-cert", "server.pem", "-key", "server.key"];
+        let args = [&["s_server", "-accept", "127.0.0.1:0", "-HTTP"], &files[..], more].concat();
+        let mut command = openssl(dir, &args);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let place = said.find_map(|line| line.unwrap().strip_prefix("ACCEPT ").map(str::to_owned));
+        let place = place.expect("openssl s_server does not listen");
+        let port = place.rsplit(':').next().unwrap().parse().unwrap();
+        Self { child, _said: said, port }
     }
 }
 

@@ -12,6 +12,8 @@ from sealed import KEYRING, METADATA, SLOT, Refused, epoch_key, hkdf, mac, open_
 
 MAC_BYTES = 80
 META_CHUNK_BYTES = 16_384
+# Slots of these kinds are passed over here.
+SLOT_FEATURES = {"kms", "recovery"}
 FIELDS = {"lidfs", "features", "volume_id", "created", "version", "params", "slots", "keyring"}
 
 
@@ -70,10 +72,14 @@ class Volume:
             header = json.loads(signed + b"}", object_pairs_hook=once)
         except ValueError as error:
             raise Refused(f"lidfs.json: {error}") from None
-        if header.get("lidfs") != 1 or header.get("features") != []:
-            raise Refused(f"lidfs.json: version {header.get('lidfs')}, features {header.get('features')}: not known here")
+        features = header.get("features")
+        if header.get("lidfs") != 1 or not isinstance(features, list) or not set(map(str, features)) <= SLOT_FEATURES:
+            raise Refused(f"lidfs.json: version {header.get('lidfs')}, features {features}: not known here")
         if set(header) != FIELDS:
             raise Refused(f"lidfs.json: has other fields: {sorted(set(header) ^ FIELDS)}")
+        for kind_there in {slot["unlock"]["kind"] for slot in header["slots"]} & SLOT_FEATURES:
+            if kind_there not in features:
+                raise Refused(f"lidfs.json: a slot of kind {kind_there}, which is not among the features")
         volume_id = bytes.fromhex(header["volume_id"])
         slot, volume_key = unlock(header["slots"], volume_id, kind, secret)
         derived = {

@@ -190,6 +190,8 @@ passphrase() {
 # By a directory.
 machine dir "file://$work/dir/objects"
 run "$lidfs" init -c "$conf"
+# A slot of a kind that it cannot open must not keep it from the others.
+run "$lidfs" key add -c "$conf" --label paper --recovery
 write_volume dir
 restored dir "$work/dir/objects"
 passphrase "$work/dir/objects"

@@ -21,16 +21,16 @@ import os, sys
 mnt, noted, name = sys.argv[1:]
 file = os.open(os.path.join(mnt, name), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 number = 0
-try:
-    while True:
-        number += 1
-        text = f"{name} {number} " + os.urandom(2000).hex() + "\n"
+while True:
+    number += 1
+    text = f"{name} {number} " + os.urandom(2000).hex() + "\n"
+    try:
         os.write(file, text.encode())
         os.fsync(file)
-        with open(noted, "a") as note:
-            note.write(text)
-except OSError:
-    pass
+    except OSError:
+        break  # The mount has ended.
+    with open(noted, "a") as note:
+        note.write(text)
 PYTHON
     load_pid=$!
 }

@@ -2,6 +2,8 @@
 # No name, content, attribute or key in the clear: not in the bucket, the cache, the state or the logs, and
 # not in a core file, because a crash leaves none. Every object but lidfs.json is a sealed one.
 source "$(dirname "$0")/../support/lib.sh"
+# shellcheck source=tests/support/secrets.sh
+source "$support/secrets.sh"
 
 # Files whose every part is a needle. Content that cannot be compressed is stored as it is by any compressor,
 # so a drive that compressed and did not encrypt would be found out too.
@@ -43,13 +45,6 @@ for line in open(sys.argv[1]).read().split():
         print("key-text", line.encode().hex())
         print("key-bytes", base64.b64decode(line).hex())
 PYTHON
-}
-
-nothing_in() {
-    local what=$1 answer
-    shift
-    answer=$(python3 "$support/search.py" "$work/needles" "$@") || fail "$what: $answer"
-    say "$what: nothing found in $answer"
 }
 
 server ceph-rgw
