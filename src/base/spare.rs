@@ -4,6 +4,7 @@
 //! costs a mapping and a fault for every page, which is more than to copy a block does. What comes
 //! and goes all the time is therefore kept, up to a bound.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -11,7 +12,8 @@ use bytes::Bytes;
 /// Buffers of about one size that nobody uses now.
 #[derive(Debug)]
 pub struct Spare {
-    buffers: Mutex<Vec<Vec<u8>>>,
+    /// Oldest first.
+    buffers: Mutex<VecDeque<Vec<u8>>>,
     /// Capacities worth keeping, in bytes.
     len_min: usize,
     len_max: usize,
@@ -21,20 +23,31 @@ pub struct Spare {
 impl Spare {
     /// Keeps `count_max` buffers at most, of `len_min` to `len_max` bytes each.
     pub const fn new(len_min: usize, len_max: usize, count_max: usize) -> Self {
-        Self { buffers: Mutex::new(Vec::new()), len_min, len_max, count_max }
+        Self { buffers: Mutex::new(VecDeque::new()), len_min, len_max, count_max }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
         // Nothing under this lock panics halfway through a change.
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub fn kept(&self) -> usize {
+        self.lock().len()
     }
 
     /// An empty buffer for `len` bytes; no more than an eighth larger, since who counts memory
     /// counts lengths.
     pub fn take(&self, len: usize) -> Vec<u8> {
-        let kept = if len < self.len_min { None } else { self.lock().pop() };
         let fits = |buffer: &Vec<u8>| (len..=len + len / 8).contains(&buffer.capacity());
-        kept.filter(fits).unwrap_or_else(|| Vec::with_capacity(len))
+        let kept = if len < self.len_min {
+            None
+        } else {
+            let mut buffers = self.lock();
+            buffers.iter().rposition(fits).and_then(|place| buffers.remove(place))
+        };
+        kept.unwrap_or_else(|| Vec::with_capacity(len))
     }
 
     /// The content of a buffer, which comes back when nobody has it any more.
@@ -42,15 +55,18 @@ impl Spare {
         Bytes::from_owner(Lent { buffer, spare: self })
     }
 
-    /// Takes back a buffer that is not needed any more.
+    /// Takes back a buffer that is not needed any more. The oldest goes for it: it may be of a size that nobody wants now.
     pub fn give(&self, mut buffer: Vec<u8>) {
-        if (self.len_min..=self.len_max).contains(&buffer.capacity()) {
-            buffer.clear();
-            let mut buffers = self.lock();
-            if buffers.len() < self.count_max {
-                buffers.push(buffer);
-            }
+        if !(self.len_min..=self.len_max).contains(&buffer.capacity()) {
+            return;
         }
+        buffer.clear();
+        let mut buffers = self.lock();
+        buffers.push_back(buffer);
+        let gone = if buffers.len() > self.count_max { buffers.pop_front() } else { None };
+        // Not freed under the lock.
+        drop(buffers);
+        drop(gone);
     }
 }
 
@@ -91,18 +107,28 @@ mod tests {
     #[test]
     fn what_was_given_is_taken_again_empty_and_within_the_bounds() {
         let spare = Spare::new(100, 200, 2);
-        for len in [99, 201, 100, 200, 150] {
+        for len in [150, 99, 201, 100, 200] {
             let mut buffer = Vec::with_capacity(len);
             buffer.push(7);
             spare.give(buffer);
         }
-        assert_eq!(spare.lock().iter().map(Vec::capacity).collect::<Vec<_>>(), [100, 200]);
+        let kept = || spare.lock().iter().map(Vec::capacity).collect::<Vec<_>>();
+        assert_eq!(kept(), [100, 200], "the oldest has gone");
         assert_eq!(spare.take(10).capacity(), 10);
         let taken = spare.take(180);
         assert!(taken.is_empty() && taken.capacity() == 200);
-        assert_eq!(spare.take(101).capacity(), 101, "too small a one is given up");
-        spare.give(Vec::with_capacity(200));
-        assert_eq!(spare.take(170).capacity(), 170, "so is one that is too large");
-        assert!(spare.lock().is_empty());
+    }
+
+    #[test]
+    fn who_finds_no_buffer_that_fits_leaves_the_others_to_those_they_fit() {
+        let spare = Spare::new(100, 200, 3);
+        for len in [120, 200, 100] {
+            spare.give(Vec::with_capacity(len));
+        }
+        assert_eq!(spare.take(101).capacity(), 101, "one is too small, the others too large");
+        assert_eq!(spare.take(170).capacity(), 170, "all are too small or too large");
+        assert_eq!(spare.lock().len(), 3);
+        assert_eq!((spare.take(110).capacity(), spare.take(190).capacity()), (120, 200));
+        assert_eq!(spare.lock().len(), 1);
     }
 }

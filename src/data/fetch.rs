@@ -144,7 +144,12 @@ async fn from_disk(fetcher: &Arc<Fetcher>, pack: &OpenPack, tickets: Vec<Ticket>
         for ticket in tickets {
             let chunk = *ticket.chunk();
             let sealed = file.chunk(chunk.range().start, chunk.sealed_len as usize);
-            match sealed.and_then(|sealed| open_chunk(&chunk, &pack.opener, sealed).ok()) {
+            let opened = sealed.and_then(|mut sealed| {
+                let content = open_chunk(&chunk, &pack.opener, &mut sealed);
+                ticket.give_back(sealed);
+                content.ok()
+            });
+            match opened {
                 Some(content) => {
                     task.counters.disk_hits.fetch_add(1, Relaxed);
                     ticket.complete(Ok(content));
@@ -309,12 +314,14 @@ impl Download<'_> {
 
 fn open_batch(fetcher: &Fetcher, pack: &OpenPack, batch: Vec<(Ticket, Vec<u8>)>) {
     let len = batch.iter().map(|(_, sealed)| sealed.len()).sum();
-    let mut for_disk = ForDisk { disk: &fetcher.disk, pack, len, offset: 0, bytes: Vec::new() };
+    let mut for_disk =
+        ForDisk { disk: &fetcher.disk, pack, left: len, offset: 0, bytes: Vec::new() };
     let mut opened = Vec::with_capacity(batch.len());
-    for (ticket, sealed) in batch {
+    for (ticket, mut sealed) in batch {
         let chunk = *ticket.chunk();
         for_disk.add(chunk.range().start, &sealed);
-        let outcome = open_chunk(&chunk, &pack.opener, sealed);
+        let outcome = open_chunk(&chunk, &pack.opener, &mut sealed);
+        ticket.give_back(sealed);
         if outcome.is_err() {
             for_disk.take_back(chunk.sealed_len as usize);
         }
@@ -334,8 +341,8 @@ static FOR_DISK: Spare = Spare::new(128 * KIB as usize, 512 * KIB as usize, 16);
 struct ForDisk<'a> {
     disk: &'a DiskCache,
     pack: &'a OpenPack,
-    /// All of them.
-    len: usize,
+    /// Bytes still to be added.
+    left: usize,
     /// Where the first byte stands in the pack.
     offset: u64,
     bytes: Vec<u8>,
@@ -351,8 +358,9 @@ impl ForDisk<'_> {
             self.offset = offset;
         }
         if self.bytes.is_empty() {
-            self.bytes = FOR_DISK.take(self.len);
+            self.bytes = FOR_DISK.take(self.left);
         }
+        self.left = self.left.saturating_sub(sealed.len());
         self.bytes.extend_from_slice(sealed);
     }
 
@@ -366,5 +374,37 @@ impl ForDisk<'_> {
         if !bytes.is_empty() {
             self.disk.put(&self.pack.path, self.offset, FOR_DISK.lend(bytes));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Epoch, VolumeId};
+    use crate::crypto::{DataKey, DataKeys, SecretKey};
+    use crate::data::{Compression, DiskCacheConfig};
+
+    #[tokio::test]
+    async fn after_a_gap_memory_is_taken_for_what_is_left_alone() {
+        let key = DataKey { epoch: Epoch(1), key: SecretKey::from_bytes([1; 32]) };
+        let (volume, names) = (VolumeId([9; 16]), SecretKey::from_bytes([2; 32]));
+        let keys = DataKeys::new(key, Vec::new());
+        let context = PackContext::new(volume, keys, names, Compression::None);
+        let (number, seal) = (PackNumber(7), PackSeal { epoch: Epoch(1), salt: [3; 32] });
+        let opener = context.opener(number, seal.epoch, &seal.salt).unwrap();
+        let pack = OpenPack { seal, path: context.path(number), opener };
+        let dir = tempfile::tempdir().unwrap();
+        let config = DiskCacheConfig { dir: dir.path().to_owned(), size_bytes: 1 << 20 };
+        let disk = DiskCache::open(&config, volume, Handle::current());
+
+        let (chunk, gap) = ([7; 64 * KIB as usize], 100);
+        let (bytes, left) = (Vec::new(), 4 * chunk.len());
+        let mut for_disk = ForDisk { disk: &disk, pack: &pack, left, offset: 0, bytes };
+        let mut capacities = Vec::new();
+        for number in 0..4 {
+            for_disk.add(number * (64 * KIB + gap), &chunk);
+            capacities.push(for_disk.bytes.capacity());
+        }
+        assert_eq!(capacities, [4, 3, 2, 1].map(|left| left * chunk.len()));
     }
 }

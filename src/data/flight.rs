@@ -6,9 +6,11 @@
 //!              --> Mine(ticket, future) the caller has to get it fetched
 //! ```
 //!
+//! Who waited for somebody else's flight in vain starts another one in its place.
+//!
 //! Invariant: a chunk is in the memory cache, or in flight with exactly one
-//! [`Ticket`], or neither. A ticket ends its flight however it goes: completed,
-//! or dropped with its task.
+//! [`Ticket`] that is not overdue, or neither. A ticket ends its flight however
+//! it goes: completed, or dropped with its task.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -29,6 +31,7 @@ type Outcome = Result<Bytes, DataError>;
 type Flight = Shared<oneshot::Receiver<Outcome>>;
 
 /// Waits for a chunk that is being fetched.
+#[derive(Clone)]
 pub(super) struct Pending {
     chunk: ChunkRef,
     flight: Flight,
@@ -69,6 +72,13 @@ impl Inner {
     fn has(&self, chunk: &ChunkRef) -> bool {
         self.cache.contains(chunk) || self.flights.contains_key(chunk)
     }
+
+    /// Ends a flight, unless another one is in its place.
+    fn end(&mut self, chunk: &ChunkRef, flight: &Flight) {
+        if self.flights.get(chunk).is_some_and(|known| known.ptr_eq(flight)) {
+            self.flights.remove(chunk);
+        }
+    }
 }
 
 impl Desk {
@@ -92,13 +102,20 @@ impl Desk {
         self.let_go(gone);
     }
 
-    /// What a reader of `chunk` has to do.
-    pub(super) fn claim(self: &Arc<Self>, chunk: ChunkRef, seal: &PackSeal) -> Claim {
+    /// What a reader of `chunk` has to do, who waited for a flight `in_vain` before.
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        chunk: ChunkRef,
+        seal: &PackSeal,
+        in_vain: Option<&Pending>,
+    ) -> Claim {
         let mut inner = self.lock();
         if let Some(content) = inner.cache.get(&chunk) {
             return Claim::Ready(content);
         }
-        if let Some(flight) = inner.flights.get(&chunk) {
+        if let Some(flight) = inner.flights.get(&chunk)
+            && in_vain.is_none_or(|pending| !pending.flight.ptr_eq(flight))
+        {
             return Claim::Pending(Pending { chunk, flight: flight.clone() });
         }
         let (ticket, flight) = self.start(&mut inner, chunk, seal, 0);
@@ -138,8 +155,8 @@ impl Desk {
         let (sender, receiver) = oneshot::channel();
         let flight = receiver.shared();
         inner.flights.insert(chunk, flight.clone());
-        let desk = Arc::clone(self);
-        (Ticket { desk, chunk, seal: *seal, charge, sender: Some(sender) }, flight)
+        let (desk, sender) = (Arc::clone(self), Some(sender));
+        (Ticket { desk, chunk, seal: *seal, charge, flight: flight.clone(), sender }, flight)
     }
 
     /// Frees what left the cache, or keeps its memory for the next chunk. Not under the lock.
@@ -164,6 +181,11 @@ impl Desk {
         self.lock().flights.is_empty() && self.prefetching_bytes.load(Relaxed) == 0
     }
 
+    #[cfg(test)]
+    pub(super) fn buffers_kept(&self) -> usize {
+        self.spare.kept()
+    }
+
     /// Bytes in memory and chunks evicted since the start.
     pub(super) fn usage(&self) -> (u64, u64) {
         let inner = self.lock();
@@ -178,6 +200,7 @@ pub(super) struct Ticket {
     seal: PackSeal,
     /// Bytes counted as prefetching.
     charge: u64,
+    flight: Flight,
     sender: Option<oneshot::Sender<Outcome>>,
 }
 
@@ -197,11 +220,16 @@ impl Ticket {
         self.desk.spare.take(self.chunk.sealed_len as usize)
     }
 
+    /// Takes back what is left of it, if anything.
+    pub(super) fn give_back(&self, sealed: Vec<u8>) {
+        self.desk.spare.give(sealed);
+    }
+
     /// Ends the flight. Content goes into the cache; an error only to those who wait now.
     pub(super) fn complete(mut self, outcome: Outcome) {
         let gone = {
             let mut inner = self.desk.lock();
-            inner.flights.remove(&self.chunk);
+            inner.end(&self.chunk, &self.flight);
             match &outcome {
                 Ok(content) => inner.cache.insert(self.chunk, content.clone()),
                 Err(_) => Vec::new(),
@@ -220,7 +248,7 @@ impl Drop for Ticket {
         self.desk.prefetching_bytes.fetch_sub(self.charge, Relaxed);
         if self.sender.is_some() {
             // Dropped with its task. Dropping the sender next wakes those who wait.
-            self.desk.lock().flights.remove(&self.chunk);
+            self.desk.lock().end(&self.chunk, &self.flight);
         }
     }
 }

@@ -243,20 +243,21 @@ pub(super) fn open_directory(
     PackDirectory::decode(&plain).map_err(|source| DataError::Directory { pack, source })
 }
 
-/// The whole plaintext of one chunk from its sealed bytes, where they stand.
+/// The whole plaintext of one chunk from its sealed bytes. An uncompressed one stands where they stood; else `sealed` is left
+/// to the caller as memory to use again.
 pub(super) fn open_chunk(
     chunk: &ChunkRef,
     opener: &Opener,
-    mut sealed: Vec<u8>,
+    sealed: &mut Vec<u8>,
 ) -> Result<Bytes, DataError> {
     let (pack, offset) = (chunk.pack, u64::from(chunk.offset));
     opener
-        .open_in_place(u64::from(chunk.chunk), false, &mut sealed)
+        .open_in_place(u64::from(chunk.chunk), false, sealed)
         .map_err(|source| DataError::Open { pack, offset, source })?;
     let plain = if chunk.compressed {
-        expand(&sealed).ok_or(DataError::Decompress { pack, offset })?
+        expand(sealed).ok_or(DataError::Decompress { pack, offset })?
     } else {
-        sealed
+        std::mem::take(sealed)
     };
     Ok(plain.into())
 }

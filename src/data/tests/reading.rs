@@ -99,7 +99,7 @@ fn sealed_bytes<'a>(refs: impl IntoIterator<Item = &'a (ChunkRef, PackSeal)>) ->
 }
 
 /// Reads the blocks of `refs` as the kernel does, 128 KiB at a time and with read-ahead.
-async fn read_in_order(reader: &BlockReader, refs: &[(ChunkRef, PackSeal)]) {
+async fn read_in_order(reader: &Arc<BlockReader>, refs: &[(ChunkRef, PackSeal)]) {
     let (block, size) = (BLOCK as u64, (refs.len() * BLOCK) as u64);
     let mut ahead = ReadAhead::new();
     for (part, wanted) in (0..).zip(refs.chunks(2)) {
@@ -208,6 +208,79 @@ async fn many_readers_and_a_prefetch_share_one_request() {
         assert_eq!(reader.await.unwrap().unwrap(), contents);
     }
     assert_eq!(store.gets(), 1);
+}
+
+#[tokio::test]
+async fn fetch_ahead_that_fails_in_passing_is_begun_again_by_its_reader_and_no_other() {
+    let context = context(Compression::None);
+    let contents = blocks(4);
+    let built = pack(&context, PACK, &contents);
+    let store = store_with(&[&built]).await;
+    let reader = reader(&store, &context, config());
+    let refs = refs(&built);
+    let spawn = || {
+        let (reader, refs) = (Arc::clone(&reader), refs.clone());
+        tokio::spawn(async move { reader.read(&refs).await })
+    };
+    store.close_gate();
+    store.refuse.store(1, Relaxed);
+    reader.prefetch(refs.clone());
+    let both = [spawn(), spawn()];
+    until(|| reader.stats().misses == 8).await;
+    store.open_gate();
+    for read in both {
+        assert_eq!(read.await.unwrap().unwrap(), contents);
+    }
+    assert_eq!(store.gets(), 2);
+
+    // Of damage there is no other copy.
+    let one = pack(&context, PackNumber(8), &contents);
+    store.inner.put(&one.path, one.body.clone()).await.unwrap();
+    let refs = super::support::refs(&one);
+    store.tamper(&one.path, refs[2].0.offset as usize).await;
+    store.close_gate();
+    reader.prefetch(refs.clone());
+    let read = reader.read(&refs);
+    store.open_gate();
+    assert_eq!(read.await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.gets(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reader_asks_for_himself_where_what_is_read_ahead_stands_still() {
+    let context = context(Compression::None);
+    let contents = blocks(64);
+    let built = pack(&context, PACK, &contents);
+    let store = store_with(&[&built]).await;
+    let reader = reader(&store, &context, config());
+    let refs = refs(&built);
+    store.stand_still.store(1, Relaxed);
+    reader.prefetch(refs.clone());
+    let start = tokio::time::Instant::now();
+    let reads = [reader.read(&refs[24..48]), reader.read(&refs[40..48])];
+    let reads = futures::future::join_all(reads).await;
+    for (read, from) in reads.into_iter().zip([24, 40]) {
+        assert_eq!(read.unwrap(), contents[from..48]);
+    }
+    assert!(start.elapsed().as_secs() < 15);
+    assert_eq!(store.gets(), 2);
+    assert_eq!(store.gets.lock().unwrap()[1].start, u64::from(refs[32].0.offset));
+    assert_eq!(reader.read(&refs[24..48]).await.unwrap(), contents[24..48]);
+    assert_eq!(store.gets(), 2);
+}
+
+#[tokio::test]
+async fn memory_of_compressed_chunks_is_used_again() {
+    let context = context(Compression::default());
+    let half = |seed| [&noise(seed, BLOCK * 2 / 3)[..], &[0; BLOCK / 3]].concat();
+    let contents: Vec<Bytes> = (0..20).map(|seed| half(seed).into()).collect();
+    let built = pack(&context, PACK, &contents);
+    let store = store_with(&[&built]).await;
+    let reader = reader(&store, &context, config());
+    let refs = refs(&built);
+    assert!(refs.iter().all(|(chunk, _)| chunk.compressed));
+    assert_eq!(reader.read(&refs).await.unwrap(), contents);
+    assert_eq!(reader.buffers_kept(), 20);
 }
 
 #[tokio::test]
