@@ -38,6 +38,7 @@ pub use edits::{BlockChange, FileEdits};
 pub use error::DataError;
 pub use extents::{Buffer, Claim, Extents, Piece, Span};
 pub use pack::{BuiltPack, Chunk, PACK_BYTES_MAX, PACK_CONTENT_MAX, PackContext};
+pub use plan::requests_for;
 pub use readahead::{ReadAhead, Room};
 pub use reader::{BlockReader, ReaderConfig, ReaderStats};
 pub use upload::{UploadStats, Uploader};

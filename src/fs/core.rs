@@ -23,7 +23,6 @@ use super::loading::Loading;
 use super::lost::LostWrites;
 use super::neighbours::Neighbourhood;
 use super::opened::Opened;
-use super::records_ahead::RecordsAhead;
 use crate::base::{BlockSize, CommitNumber, Inode, PackNumber, Timestamp};
 use crate::crypto::SecretKey;
 use crate::data::PackSeal;
@@ -107,7 +106,6 @@ pub(super) struct Core {
     pub counters: Counters,
     pub opened: Opened,
     pub neighbourhood: Neighbourhood,
-    pub records_ahead: RecordsAhead,
     /// Inodes without a name, kept for those who have them open.
     pub orphans: HashSet<Inode>,
     /// Those of them that nobody refers to, until giving them back was tried.

@@ -14,7 +14,6 @@ use super::loading::Loading;
 use super::lost::LostWrites;
 use super::neighbours::Neighbourhood;
 use super::opened::Opened;
-use super::records_ahead::RecordsAhead;
 use super::system::{Inner, SCAN_RECORDS};
 use super::{FileSystem, FsError, FsParts, Records};
 use crate::base::{Clock, CommitNumber, ErrorKind, Inode, PackNumber};
@@ -134,7 +133,6 @@ impl FileSystem {
             counters,
             opened: Opened::default(),
             neighbourhood: Neighbourhood::default(),
-            records_ahead: RecordsAhead::default(),
             orphans: HashSet::new(),
             reclaiming: HashSet::new(),
             lost: LostWrites::default(),
