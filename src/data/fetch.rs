@@ -397,7 +397,7 @@ mod tests {
         let config = DiskCacheConfig { dir: dir.path().to_owned(), size_bytes: 1 << 20 };
         let disk = DiskCache::open(&config, volume, Handle::current());
 
-        let (chunk, gap) = ([7; 64 * KIB as usize], 100);
+        let (chunk, gap) = (vec![7; 64 * KIB as usize], 100);
         let (bytes, left) = (Vec::new(), 4 * chunk.len());
         let mut for_disk = ForDisk { disk: &disk, pack: &pack, left, offset: 0, bytes };
         let mut capacities = Vec::new();

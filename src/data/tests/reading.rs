@@ -272,7 +272,7 @@ async fn reader_asks_for_himself_where_what_is_read_ahead_stands_still() {
 #[tokio::test]
 async fn memory_of_compressed_chunks_is_used_again() {
     let context = context(Compression::default());
-    let half = |seed| [&noise(seed, BLOCK * 2 / 3)[..], &[0; BLOCK / 3]].concat();
+    let half = |seed| [&noise(seed, BLOCK * 2 / 3)[..], &vec![0; BLOCK / 3]].concat();
     let contents: Vec<Bytes> = (0..20).map(|seed| half(seed).into()).collect();
     let built = pack(&context, PACK, &contents);
     let store = store_with(&[&built]).await;

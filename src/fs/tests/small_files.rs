@@ -153,7 +153,7 @@ async fn assert_read(fs: &FileSystem, files: &[Inode], number: usize) {
 #[tokio::test(start_paused = true)]
 async fn on_a_slow_line_a_small_file_is_there_after_its_own_request() {
     let (mut volume, line) = volume(64 * KIB).await;
-    volume.config.deadline = Duration::from_secs(120);
+    volume.config.deadline = Duration::from_mins(2);
     let fs = volume.mount().await;
     let files = make_files(&fs, 0..200).await;
     fs.close().await.unwrap();
