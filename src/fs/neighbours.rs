@@ -6,8 +6,9 @@
 //! around: the content of the small files to both sides is fetched, in a few long
 //! requests. Whoever goes on reading there gets more each time.
 //!
-//! The reader's own request goes out first, and does not wait for the look. Readers of others among
-//! these files wait a moment, until they are sent for, rather than ask for their own.
+//! The reader's own request goes out first and does not wait for the look, and the rest of the file
+//! comes in one of its own. Readers of others among these files wait a moment, until they are sent
+//! for, rather than ask for their own.
 //!
 //! Invariants: one look is under way at a time, and what it holds is bounded by
 //! bytes; what looks send for is at most [`LOOK_BYTES_MAX`], and then
@@ -202,6 +203,9 @@ impl FileSystem {
     async fn look(&self, look: &Look) -> Option<u64> {
         let (from, to) = look.inodes;
         let (above, _) = self.small_files(look.inode, Inode(to.0.saturating_add(1))).await?;
+        let own = above.first().filter(|(inode, _)| *inode == look.inode);
+        let own: HashSet<ChunkRef> =
+            own.map(|(_, missing)| missing.iter().copied().collect()).unwrap_or_default();
         // Only with nothing left out up to the inode asked for.
         let below = self.small_files(from, look.inode).await.filter(|(_, whole)| *whole);
         let mut files = below.map(|(files, _)| files).unwrap_or_default();
@@ -218,7 +222,10 @@ impl FileSystem {
         let sealed = |chunk: ChunkRef| Some((chunk, *seals.get(&chunk.pack)?));
         let chunks: Vec<_> = chunks.into_iter().filter_map(sealed).collect();
         let bytes = chunks.iter().map(|(chunk, _)| u64::from(chunk.sealed_len)).sum();
-        self.inner.reader.prefetch(chunks);
+        // The rest of the reader's file in a request of its own, not somewhere in a long one.
+        let (own, around) = chunks.into_iter().partition(|(chunk, _)| own.contains(chunk));
+        self.inner.reader.prefetch(own);
+        self.inner.reader.prefetch(around);
         Some(bytes)
     }
 
