@@ -132,6 +132,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap_complete", &["cli/"]),
     ("clap_mangen", &["cli/"]),
     ("indicatif", &["cli/"]),
+    // The program's allocator.
+    ("mimalloc", &["main.rs"]),
     ("sd-notify", &["daemon/"]),
     ("tracing-subscriber", &["daemon/"]),
 ];

@@ -26,8 +26,8 @@ const OBJECT_MIN: u64 = MIB;
 const WAITING_NOISE: f64 = 0.1;
 /// Packs that fit into what may be dirty: as many as are on their way, and the next ones.
 const PACKS_DIRTY: u64 = 2 * PACKS_IN_FLIGHT_MAX as u64;
-/// Memory below which windows of several sequential readers push each other out.
-const MEMORY_MIN: u64 = 128 * MIB;
+/// Memory in all for each byte that may be dirty.
+const MEMORY_FOR_DIRTY: u64 = 4;
 /// A request with all its retries should have so many times what one takes.
 const DEADLINE_TIMES: f64 = 10.0;
 /// A mount that writes less than this part of what the store takes is held up by something else.
@@ -51,7 +51,7 @@ pub fn advise(
     let pack_bytes = pack_bytes.map_or(config.write.pack_size.0, |(bytes, _)| bytes);
     advice.extend(more_dirty(config, pack_bytes));
     if let Some(store) = store.filter(|_| is_remote) {
-        advice.extend(more_memory(config, store));
+        advice.extend(more_memory(config, pack_bytes, store));
         advice.extend(disk_cache(config, store));
         advice.extend(longer_deadline(config, store));
     }
@@ -147,16 +147,17 @@ fn more_dirty(config: &Config, pack_bytes: u64) -> Option<Advice> {
     })
 }
 
-fn more_memory(config: &Config, store: &StoreSpeed) -> Option<Advice> {
+fn more_memory(config: &Config, pack_bytes: u64, store: &StoreSpeed) -> Option<Advice> {
     let present = config.cache.memory;
+    let enough = MEMORY_FOR_DIRTY * PACKS_DIRTY * pack_bytes;
     let ms = store.latency.get.p50_ms;
-    (present.0 < MEMORY_MIN && ms >= DISTANT_MS).then(|| Advice {
+    (present.0 < enough && ms >= DISTANT_MS).then(|| Advice {
         setting: "cache.memory".to_owned(),
         present: Some(present.to_string()),
-        value: Some(Size(MEMORY_MIN).to_string()),
+        value: Some(Size(enough).to_string()),
         why: format!(
-            "a read takes {ms:.0} ms, which reading ahead hides; only half of this memory is for that, and a \
-             sequential reader takes up to 16 MiB of it"
+            "a request takes {ms:.0} ms, which packs on their way at once and reading ahead hide; a quarter of this memory \
+             is for what is written, and a quarter for what is read ahead"
         ),
     })
 }
@@ -348,7 +349,7 @@ mod tests {
         config.cache.memory = Size(32 * MIB);
         assert_eq!(told(&config, &store(2.0, 40.0), None), [""; 0]);
         let distant = store(30.0, 40.0);
-        assert_eq!(told(&config, &distant, None), ["cache.memory 128 MiB", "cache.disk auto"]);
+        assert_eq!(told(&config, &distant, None), ["cache.memory 512 MiB", "cache.disk auto"]);
     }
 
     #[test]

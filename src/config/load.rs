@@ -97,7 +97,7 @@ pub fn load(request: &Request) -> Result<Loaded, ConfigError> {
         |place: &str, message| ConfigError::Value { message: format!("{place}: {message}") };
     let refused = |message| ConfigError::Value { message };
     config.store.check().map_err(refused)?;
-    config.write.fs_config().check().map_err(|message| wrong("[write]", message))?;
+    config.fs_config().check().map_err(|message| wrong("[write]", message))?;
     Log::check(&config.log.level).map_err(|message| wrong("log.level", message))?;
     Ok(Loaded { config, file: found.map(|(path, _)| path) })
 }

@@ -11,12 +11,14 @@
 mod error;
 mod identity;
 mod load;
+mod memory;
 mod place;
 mod sections;
 
 pub use error::ConfigError;
 pub use identity::{effective_gid, effective_uid, is_root};
 pub use load::{Loaded, Override, Request, load};
+pub use memory::Shares;
 pub use place::{cache_home, config_home, data_home, runtime_dirs, state_home};
 pub use sections::{
     Cache, Config, Gc, Log, LogFormat, Mount, Percent, Size, State, VolumeSection, Write,

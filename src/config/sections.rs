@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, cache_home, state_home};
+use super::{ConfigError, Shares, cache_home, state_home};
 use crate::base::{BLOCK_SIZE_DEFAULT, BlockSize, GIB, KIB, MIB};
 use crate::data::ReaderConfig;
 use crate::format::header::{Compression, VolumeParams};
@@ -68,6 +68,27 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Who may hold how much of the memory for content.
+    pub fn shares(&self) -> Shares {
+        Shares::new(&self.cache, &self.write)
+    }
+
+    /// What the file system is told.
+    pub fn fs_config(&self) -> FsConfig {
+        let (write, shares) = (&self.write, self.shares());
+        FsConfig {
+            commit_interval: write.commit_interval,
+            dirty_bytes_max: shares.dirty_bytes,
+            packs_in_flight: shares.packs_in_flight,
+            quota_bytes: write.quota.map(|quota| quota.0),
+            pack_bytes: write.pack_size.0,
+            deadline: write.deadline,
+            ..FsConfig::default()
+        }
+    }
+}
+
 /// `[volume]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -80,7 +101,7 @@ pub struct VolumeSection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cache {
-    /// Memory for content in the clear.
+    /// Memory for content; [`Shares`](super::Shares) says how it is divided.
     pub memory: Size,
     /// Directory for sealed content; none without it.
     pub disk: Option<PathBuf>,
@@ -91,7 +112,7 @@ pub struct Cache {
 impl Default for Cache {
     fn default() -> Self {
         Self {
-            memory: Size(ReaderConfig::default().memory_bytes),
+            memory: Size(2 * ReaderConfig::default().memory_bytes),
             disk: None,
             disk_size: Size(10 * GIB),
         }
@@ -169,18 +190,6 @@ impl Write {
     /// What `init` fixes for a volume's life.
     pub fn volume_params(&self) -> VolumeParams {
         VolumeParams { block_size: self.block_size.0, compression: self.compression.0 }
-    }
-
-    /// What the file system is told.
-    pub fn fs_config(&self) -> FsConfig {
-        FsConfig {
-            commit_interval: self.commit_interval,
-            dirty_bytes_max: self.dirty_max.0,
-            quota_bytes: self.quota.map(|quota| quota.0),
-            pack_bytes: self.pack_size.0,
-            deadline: self.deadline,
-            ..FsConfig::default()
-        }
     }
 }
 

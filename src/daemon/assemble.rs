@@ -175,7 +175,7 @@ impl Opening<'_> {
             names: self.volume.names_key(),
             writer,
             block_size: self.volume.params().block_size,
-            config: config.write.fs_config(),
+            config: config.fs_config(),
             clock: Arc::clone(&clock),
             runtime: Handle::current(),
         })
@@ -332,6 +332,7 @@ fn fuse_options(plan: &Plan) -> Result<FuseOptions, DaemonError> {
         // What the kernel had collected first could not be refused to the program any more.
         options.caching = Caching::WriteThrough;
     }
+    options.background = config.shares().kernel_requests;
     options.allow_other = config.mount.allow_other;
     options.uid = config.mount.uid;
     options.gid = config.mount.gid;
@@ -343,9 +344,12 @@ fn fuse_options(plan: &Plan) -> Result<FuseOptions, DaemonError> {
 
 fn reader_config(config: &Config) -> Result<ReaderConfig, DaemonError> {
     let disk = config.cache.disk_dir()?;
+    let shares = config.shares();
+    let size_bytes = config.cache.disk_size.0;
+    let queue_bytes_max = shares.disk_queue_bytes;
     Ok(ReaderConfig {
-        memory_bytes: config.cache.memory.0,
-        disk: disk.map(|dir| DiskCacheConfig { dir, size_bytes: config.cache.disk_size.0 }),
+        memory_bytes: shares.cache_bytes,
+        disk: disk.map(|dir| DiskCacheConfig { dir, size_bytes, queue_bytes_max }),
         ..ReaderConfig::default()
     })
 }

@@ -60,7 +60,6 @@ pub struct Plan {
 pub fn run(plan: &Plan, starting: &mut Starting) -> Result<(), DaemonError> {
     // Before any thread: children and threads inherit them.
     system::raise_limits();
-    system::return_freed_memory();
     let protected = system::protect_from_oom() & system::declare_io_flusher();
     harden()?;
     log::start(&plan.config.log, log_file(plan, starting)?.as_deref())

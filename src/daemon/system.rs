@@ -18,19 +18,6 @@ const OOM_SCORE_ADJ: &str = "-900";
 /// `prctl` operation that the libc crate does not name on every target (`linux/prctl.h`).
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
-/// Pieces of memory from this size on go back to the system when they are freed: half a block and more.
-#[cfg(target_env = "gnu")]
-const MALLOC_MMAP_THRESHOLD_BYTES: libc::c_int = 32 * 1024;
-/// Most of such pieces at once: half of what the kernel allows a process (`vm.max_map_count`).
-#[cfg(target_env = "gnu")]
-const MALLOC_MMAPS_MAX: libc::c_int = 32_000;
-/// Free memory at the end of the heap goes back from this size on.
-#[cfg(target_env = "gnu")]
-const MALLOC_TRIM_THRESHOLD_BYTES: libc::c_int = 128 * 1024;
-/// Heaps at most, for all threads together.
-#[cfg(target_env = "gnu")]
-const MALLOC_ARENAS_MAX: libc::c_int = 2;
-
 /// Which side of a fork this is.
 pub(super) enum Forked {
     /// The process that called; the child's id.
@@ -140,28 +127,6 @@ pub(super) fn raise_limits() {
         }
     }
 }
-
-/// Has the allocator give freed memory back to the system, so that what the mount bounds is what it occupies.
-///
-/// Content comes and goes in pieces from a block to a pack. Left to itself, glibc moves its threshold for
-/// returning memory up to the largest piece ever freed, and what was a pack once stays with the process:
-/// measured after writing 2 GiB, 780 MiB in place of 310. Before there are other threads.
-#[cfg(target_env = "gnu")]
-pub(super) fn return_freed_memory() {
-    for (parameter, value) in [
-        (libc::M_MMAP_THRESHOLD, MALLOC_MMAP_THRESHOLD_BYTES),
-        (libc::M_MMAP_MAX, MALLOC_MMAPS_MAX),
-        (libc::M_TRIM_THRESHOLD, MALLOC_TRIM_THRESHOLD_BYTES),
-        (libc::M_ARENA_MAX, MALLOC_ARENAS_MAX),
-    ] {
-        // SAFETY: mallopt takes only numbers. What it refuses stays as it was.
-        unsafe { libc::mallopt(parameter, value) };
-    }
-}
-
-/// Other allocators do so by themselves.
-#[cfg(not(target_env = "gnu"))]
-pub(super) fn return_freed_memory() {}
 
 /// How much memory may be locked, in bytes (`RLIMIT_MEMLOCK`); `None` is no limit.
 pub fn memory_lock_limit() -> Option<u64> {

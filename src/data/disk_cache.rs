@@ -25,7 +25,7 @@ use bytes::Bytes;
 use lru::LruCache;
 use tokio::runtime::Handle;
 
-use crate::base::{MIB, VolumeId};
+use crate::base::VolumeId;
 use crate::store::object_store::path::Path;
 
 /// Where and how much.
@@ -35,10 +35,10 @@ pub struct DiskCacheConfig {
     pub dir: PathBuf,
     /// Disk space in bytes, for each volume.
     pub size_bytes: u64,
+    /// Bytes that may wait to be written; what comes while they do is left out.
+    pub queue_bytes_max: u64,
 }
 
-/// Bytes that may wait to be written; what comes while they do is left out.
-const QUEUE_BYTES_MAX: u64 = 32 * MIB;
 /// Unit of `st_blocks`, whatever the file system's block size (POSIX leaves it open, Linux fixes it).
 const STAT_BLOCK: u64 = 512;
 const TAG_LEN: usize = crate::crypto::TAG_LEN;
@@ -50,6 +50,7 @@ pub(super) struct DiskCache(Option<Arc<Cache>>);
 struct Cache {
     dir: PathBuf,
     size_bytes: u64,
+    queue_bytes_max: u64,
     runtime: Handle,
     /// Switched off for good after the first error.
     off: AtomicBool,
@@ -95,7 +96,7 @@ impl DiskCache {
     /// cache stays off.
     pub(super) fn open(config: &DiskCacheConfig, volume: VolumeId, runtime: Handle) -> Self {
         let dir = config.dir.join(volume.to_string());
-        match Cache::open(dir.clone(), config.size_bytes, runtime) {
+        match Cache::open(dir.clone(), config, runtime) {
             Ok(cache) => Self(Some(Arc::new(cache))),
             Err(error) => {
                 tracing::warn!(dir = %dir.display(), %error, "disk cache is off: cannot use its directory");
@@ -142,7 +143,7 @@ impl DiskCache {
         let (Some(cache), Some(name)) = (self.active(), pack.filename()) else { return };
         let mut queue = cache.queue();
         let len = bytes.len() as u64;
-        if queue.bytes + len > QUEUE_BYTES_MAX {
+        if queue.bytes + len > cache.queue_bytes_max {
             return;
         }
         queue.bytes += len;
@@ -185,7 +186,7 @@ impl CachedPack {
 }
 
 impl Cache {
-    fn open(dir: PathBuf, size_bytes: u64, runtime: Handle) -> io::Result<Self> {
+    fn open(dir: PathBuf, config: &DiskCacheConfig, runtime: Handle) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
         let lock = private().create(true).truncate(false).open(dir.join("lock"))?;
@@ -201,7 +202,8 @@ impl Cache {
         }
         let cache = Self {
             dir,
-            size_bytes,
+            size_bytes: config.size_bytes,
+            queue_bytes_max: config.queue_bytes_max,
             runtime,
             off: AtomicBool::new(false),
             index: Mutex::new(index),
@@ -327,11 +329,18 @@ fn scan(dir: &FilePath) -> io::Result<Vec<(String, u64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::MIB;
+
+    const QUEUE_BYTES_MAX: u64 = 4 * MIB;
 
     #[tokio::test]
     async fn full_disk_gives_the_space_back_and_switches_the_cache_off() {
         let dir = tempfile::tempdir().unwrap();
-        let config = DiskCacheConfig { dir: dir.path().to_owned(), size_bytes: MIB };
+        let config = DiskCacheConfig {
+            dir: dir.path().to_owned(),
+            size_bytes: MIB,
+            queue_bytes_max: QUEUE_BYTES_MAX,
+        };
         let disk = DiskCache::open(&config, VolumeId([9; 16]), Handle::current());
         let cache = disk.active().unwrap();
         let path = Path::from(format!("packs/ab/{}", "ab".repeat(16)));
@@ -351,7 +360,11 @@ mod tests {
     #[tokio::test]
     async fn what_comes_faster_than_the_disk_writes_is_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        let config = DiskCacheConfig { dir: dir.path().to_owned(), size_bytes: MIB };
+        let config = DiskCacheConfig {
+            dir: dir.path().to_owned(),
+            size_bytes: MIB,
+            queue_bytes_max: QUEUE_BYTES_MAX,
+        };
         let disk = DiskCache::open(&config, VolumeId([9; 16]), Handle::current());
         let cache = disk.active().unwrap();
         // As if a task were writing already.

@@ -394,7 +394,11 @@ mod tests {
         let opener = context.opener(number, seal.epoch, &seal.salt).unwrap();
         let pack = OpenPack { seal, path: context.path(number), opener };
         let dir = tempfile::tempdir().unwrap();
-        let config = DiskCacheConfig { dir: dir.path().to_owned(), size_bytes: 1 << 20 };
+        let config = DiskCacheConfig {
+            dir: dir.path().to_owned(),
+            size_bytes: 1 << 20,
+            queue_bytes_max: 1 << 20,
+        };
         let disk = DiskCache::open(&config, volume, Handle::current());
 
         let (chunk, gap) = (vec![7; 64 * KIB as usize], 100);

@@ -13,7 +13,7 @@
 //! Damaged records of one file do not keep the rest from being committed.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::block_map::BlockMaps;
 use super::core::{Core, Mode};
@@ -92,10 +92,13 @@ impl Inner {
     /// Commits a closed group, however long it takes; gives up only when it never can be.
     async fn commit(&self, number: CommitNumber) {
         let mut pause = PAUSE_MIN;
+        let began = Instant::now();
+        let bytes = self.lock().committing.as_ref().map_or(0, |group| group.dirty_bytes());
         loop {
             match self.try_commit(number).await {
                 Ok(()) => {
                     self.finish(number);
+                    self.lock().note_commit(number, bytes, began);
                     self.succeeded();
                     return;
                 }
@@ -193,6 +196,7 @@ impl Inner {
             }
             core.committed = number;
         }
+        self.note_movement();
         self.progress.send_modify(|progress| progress.committed = number);
         self.room.notify_waiters();
     }
@@ -211,6 +215,11 @@ impl Inner {
 }
 
 impl Core {
+    fn note_commit(&mut self, number: CommitNumber, bytes: u64, began: Instant) {
+        let is_wanted = self.wanted >= number;
+        self.pace.committed(bytes, began.elapsed(), is_wanted, Instant::now());
+    }
+
     /// Whether a group's content has become records.
     fn group_is_mapped(&mut self, number: CommitNumber) -> bool {
         self.group_mut(number).is_none_or(|group| group.files.is_empty())

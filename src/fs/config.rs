@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::packing::PACKS_IN_FLIGHT_MAX;
 use crate::base::MIB;
 use crate::data::PACK_BYTES_MAX;
 
@@ -19,7 +20,9 @@ pub struct FsConfig {
     pub quota_bytes: Option<u64>,
     /// Content of one pack in bytes, before compression.
     pub pack_bytes: u64,
-    /// How long an operation waits for the store before it fails.
+    /// Packs on their way at once, from 1 to [`PACKS_IN_FLIGHT_MAX`].
+    pub packs_in_flight: usize,
+    /// How long an operation waits while nothing reaches the store, before it fails.
     pub deadline: Duration,
     /// Memory for committed metadata records in bytes.
     pub record_cache_bytes: u64,
@@ -32,6 +35,7 @@ impl Default for FsConfig {
             dirty_bytes_max: 128 * MIB,
             quota_bytes: None,
             pack_bytes: 16 * MIB,
+            packs_in_flight: PACKS_IN_FLIGHT_MAX,
             deadline: Duration::from_mins(2),
             record_cache_bytes: 32 * MIB,
         }
@@ -44,8 +48,11 @@ impl FsConfig {
         if !(MIB..=PACK_BYTES_MAX).contains(&self.pack_bytes) {
             return Err("pack_size must be between 1 MiB and 64 MiB".into());
         }
-        if self.dirty_bytes_max < 4 * self.pack_bytes {
-            return Err("dirty_max must be at least four times pack_size".into());
+        if self.dirty_bytes_max < 2 * self.pack_bytes {
+            return Err("dirty_max must be at least twice pack_size".into());
+        }
+        if !(1..=PACKS_IN_FLIGHT_MAX).contains(&self.packs_in_flight) {
+            return Err(format!("packs on their way must be between 1 and {PACKS_IN_FLIGHT_MAX}"));
         }
         if self.commit_interval.is_zero() || self.deadline.is_zero() {
             return Err("commit_interval and deadline must be longer than zero".into());

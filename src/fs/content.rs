@@ -205,7 +205,7 @@ impl Tx<'_> {
         data: &[u8],
         origin: WriteOrigin,
     ) -> Attempt<u32> {
-        self.change()?;
+        self.change_content(data.len() as u64)?;
         let end = offset.checked_add(data.len() as u64);
         let mut record = self.file(inode, end)?;
         if data.is_empty() {

@@ -23,6 +23,7 @@ use super::loading::Loading;
 use super::lost::LostWrites;
 use super::neighbours::Neighbourhood;
 use super::opened::Opened;
+use super::pace::{self, Pace};
 use crate::base::{BlockSize, CommitNumber, Inode, PackNumber, Timestamp};
 use crate::crypto::SecretKey;
 use crate::data::PackSeal;
@@ -77,8 +78,6 @@ pub(super) struct Fixed {
     pub block_size: BlockSize,
     /// Keys the hash of names.
     pub names: SecretKey,
-    /// Bytes that may wait to be committed.
-    pub dirty_bytes_max: u64,
     /// Bytes of content that the volume may hold.
     pub quota_bytes: Option<u64>,
 }
@@ -111,6 +110,8 @@ pub(super) struct Core {
     /// Those of them that nobody refers to, until giving them back was tried.
     pub reclaiming: HashSet<Inode>,
     pub lost: LostWrites,
+    /// How much may wait to be committed.
+    pub pace: Pace,
 }
 
 impl Core {
@@ -156,10 +157,19 @@ impl Core {
         wanted && !self.open.is_empty()
     }
 
-    /// Whether changes have to wait.
+    /// Whether content has to wait.
     pub fn is_full(&self) -> bool {
-        self.dirty_bytes() >= self.fixed.dirty_bytes_max
-            || self.open.batch_bytes() >= BATCH_BYTES_FULL
+        self.is_beyond(self.pace.bound())
+    }
+
+    /// Whether changes have to wait that may add this many bytes of content.
+    fn is_full_for(&self, content_bytes: u64) -> bool {
+        let is_small = content_bytes <= pace::SMALL_BYTES_MAX;
+        self.is_beyond(if is_small { self.pace.bound_of_small() } else { self.pace.bound() })
+    }
+
+    fn is_beyond(&self, dirty_bytes: u64) -> bool {
+        self.dirty_bytes() >= dirty_bytes || self.open.batch_bytes() >= BATCH_BYTES_FULL
     }
 
     /// Bytes that wait to be committed.
@@ -240,10 +250,15 @@ impl<'a> Tx<'a> {
 
     /// Refuses on a read-only mount; waits while too much is dirty. Changing operations begin with it.
     pub fn change(&mut self) -> Attempt<()> {
+        self.change_content(0)
+    }
+
+    /// As [`change`](Self::change), for so many bytes of content at most.
+    pub fn change_content(&mut self, bytes: u64) -> Attempt<()> {
         if self.core.mode != Mode::ReadWrite {
             return Err(FsError::ReadOnly.into());
         }
-        if self.core.is_full() {
+        if self.core.is_full_for(bytes) {
             return Err(Stop::Room);
         }
         Ok(())

@@ -28,6 +28,7 @@ mod names;
 mod neighbours;
 mod opened;
 mod operations;
+mod pace;
 mod packing;
 mod quota;
 mod reclaim;

@@ -14,6 +14,7 @@ use super::loading::Loading;
 use super::lost::LostWrites;
 use super::neighbours::Neighbourhood;
 use super::opened::Opened;
+use super::pace::Pace;
 use super::system::{Inner, SCAN_RECORDS};
 use super::{FileSystem, FsError, FsParts, Records};
 use crate::base::{Clock, CommitNumber, ErrorKind, Inode, PackNumber};
@@ -114,7 +115,6 @@ impl FileSystem {
         let fixed = Arc::new(Fixed {
             block_size: parts.block_size,
             names: parts.names.clone(),
-            dirty_bytes_max: parts.config.dirty_bytes_max,
             quota_bytes: parts.config.quota_bytes,
         });
         let core = Core {
@@ -136,6 +136,7 @@ impl FileSystem {
             orphans: HashSet::new(),
             reclaiming: HashSet::new(),
             lost: LostWrites::default(),
+            pace: Pace::new(parts.config.pack_bytes, parts.config.dirty_bytes_max),
         };
         let inner = Arc::new(Inner::new(parts, core));
         let fs = Self { inner };

@@ -84,7 +84,7 @@ impl Inner {
         let mut core = self.lock();
         let group = &mut core.open;
         if group.unclaimed_bytes < self.config.pack_bytes
-            || group.packs_in_flight >= PACKS_IN_FLIGHT_MAX
+            || group.packs_in_flight >= self.config.packs_in_flight
         {
             return None;
         }
@@ -119,7 +119,10 @@ impl Inner {
             group.packs_in_flight += usize::from(!claims.is_empty());
             claims
         };
-        (0..PACKS_IN_FLIGHT_MAX).map(claims).take_while(|claims| !claims.is_empty()).collect()
+        (0..self.config.packs_in_flight)
+            .map(claims)
+            .take_while(|claims| !claims.is_empty())
+            .collect()
     }
 
     /// Seals and stores claimed bytes, however long the store takes: the number of a pack that may
@@ -153,6 +156,7 @@ impl Inner {
         let mut core = self.lock();
         let result = match result {
             Ok(pack) => {
+                self.note_movement();
                 core.replace_claims(number, &claims, &pack);
                 Ok(())
             }

@@ -10,16 +10,16 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant as TokioInstant;
 
 use super::core::{Attempt, Core, Fixed, Mode, Stop, Tx};
-use super::packing::PACKS_IN_FLIGHT_MAX;
 use super::records_ahead::RecordsAhead;
 use super::status::Health;
 use super::{FsConfig, FsError, Outcome};
@@ -111,6 +111,8 @@ pub(super) struct Inner {
     pub progress: watch::Sender<Progress>,
     pub health: Mutex<Health>,
     pub closing: watch::Sender<bool>,
+    /// When content or a commit last reached the bucket.
+    pub moved: Mutex<TokioInstant>,
 }
 
 /// A mounted volume. Cheap to clone; all clones are one.
@@ -142,11 +144,11 @@ impl Inner {
             reader: parts.reader,
             packs: parts.packs,
             uploader: parts.uploader,
-            config: parts.config,
             clock: parts.clock,
             runtime: parts.runtime,
             writer: parts.writer,
-            pack_turns: Semaphore::new(PACKS_IN_FLIGHT_MAX),
+            pack_turns: Semaphore::new(parts.config.packs_in_flight),
+            config: parts.config,
             next_pack: AtomicU64::new(0),
             commit_wanted: Notify::new(),
             pack_wanted: Notify::new(),
@@ -158,6 +160,7 @@ impl Inner {
             progress: watch::Sender::new(progress),
             health: Mutex::default(),
             closing: watch::Sender::new(false),
+            moved: Mutex::new(TokioInstant::now()),
         }
     }
 
@@ -463,23 +466,42 @@ impl FileSystem {
 }
 
 impl Inner {
-    /// `work`, or an error once the deadline has passed.
+    /// Content or a commit has reached the bucket.
+    pub fn note_movement(&self) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = TokioInstant::now();
+    }
+
+    /// When the patience of who waits since `began` ends: on a slow line it lasts as long as anything moves.
+    fn patience(&self, began: TokioInstant) -> TokioInstant {
+        let moved = *self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        began.max(moved) + self.config.deadline
+    }
+
+    /// `work`, or an error once nothing has reached the bucket for as long as the deadline.
     pub async fn within<T>(
         &self,
         work: impl Future<Output = Result<T, FsError>>,
     ) -> Result<T, FsError> {
-        let deadline = self.config.deadline;
-        tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
-            let cause = self.last_failure().map(|cause| format!(" ({cause})")).unwrap_or_default();
-            let message = format!(
-                "not done within {} s{cause}; what was written is kept in memory and tried again: \
-                 see lidfs status",
-                deadline.as_secs()
-            );
-            let error = FsError::Io { message, kind: ErrorKind::Retry };
-            // A store that is silent lets no step of a commit fail for long: status shall say so.
-            self.waited_in_vain(&error);
-            Err(error)
-        })
+        let began = TokioInstant::now();
+        let mut work = std::pin::pin!(work);
+        loop {
+            let until = self.patience(began);
+            if let Ok(result) = tokio::time::timeout_at(until, &mut work).await {
+                return result;
+            }
+            if self.patience(began) <= until {
+                break;
+            }
+        }
+        let cause = self.last_failure().map(|cause| format!(" ({cause})")).unwrap_or_default();
+        let message = format!(
+            "not done within {} s{cause}; what was written is kept in memory and tried again: \
+             see lidfs status",
+            self.config.deadline.as_secs()
+        );
+        let error = FsError::Io { message, kind: ErrorKind::Retry };
+        // A store that is silent lets no step of a commit fail for long: status shall say so.
+        self.waited_in_vain(&error);
+        Err(error)
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! FUSE threads never wait. What bounds the tasks is the kernel: it has at most
-//! `BACKGROUND_REQUESTS_MAX` requests for read-ahead, write-back and asynchronous
+//! `FuseOptions::background` requests for read-ahead, write-back and asynchronous
 //! I/O under way (of `REQUEST_BYTES_MAX` each), and every other request keeps the
 //! process waiting that made it, so there are as many as there are such threads.
 //! How long a task may take is bounded by the deadlines in `fs`.
@@ -29,9 +29,7 @@ use tokio::runtime::Handle;
 use super::convert::View;
 use super::errno::errno;
 use super::invalidate::Invalidator;
-use super::options::{
-    BACKGROUND_CONGESTED, BACKGROUND_REQUESTS_MAX, Caching, FuseOptions, REQUEST_BYTES_MAX,
-};
+use super::options::{Caching, FuseOptions, REQUEST_BYTES_MAX};
 use super::session::State;
 use crate::base::Inode;
 use crate::fs::{FileSystem, FsError, Outcome};
@@ -44,6 +42,7 @@ pub(super) struct Adapter {
     pub(super) view: View,
     /// Whether the kernel collects writes.
     pub(super) writeback: bool,
+    background: u16,
     keep_cache: bool,
     pub(super) invalidator: Invalidator,
     pub(super) writers: Arc<OpenWriters>,
@@ -65,6 +64,7 @@ impl Adapter {
             runtime,
             state,
             view: View::new(options),
+            background: options.background.max(4),
             writeback: options.caching == Caching::WriteBack && !options.read_only,
             keep_cache: options.caching != Caching::Follow,
             invalidator,
@@ -110,8 +110,8 @@ impl Adapter {
         let refused = |limit| io::Error::other(format!("FUSE limit {limit} refused"));
         config.set_max_write(REQUEST_BYTES_MAX).map_err(refused)?;
         let refused = |limit| io::Error::other(format!("FUSE limit {limit} refused"));
-        config.set_max_background(BACKGROUND_REQUESTS_MAX).map_err(refused)?;
-        config.set_congestion_threshold(BACKGROUND_CONGESTED).map_err(refused)?;
+        config.set_max_background(self.background).map_err(refused)?;
+        config.set_congestion_threshold(self.background / 4 * 3).map_err(refused)?;
         Ok(())
     }
 

@@ -23,13 +23,10 @@ const THREADS_MAX: usize = 16;
 /// Largest WRITE or READ: what `fs.fuse.max_pages_limit` allows by default.
 pub(super) const REQUEST_BYTES_MAX: u32 = MIB as u32;
 
-/// Background requests (read-ahead, write-back, asynchronous direct I/O) the
-/// kernel may have under way; with [`REQUEST_BYTES_MAX`] that is 64 MiB, enough
-/// to fill a fast link to the store over its latency.
-pub(super) const BACKGROUND_REQUESTS_MAX: u16 = 64;
-
-/// Background requests from which the kernel calls the mount congested.
-pub(super) const BACKGROUND_CONGESTED: u16 = 48;
+/// Background requests (read-ahead, write-back, asynchronous direct I/O) that the kernel may have under way,
+/// unless chosen otherwise; with [`REQUEST_BYTES_MAX`] that is 32 MiB, enough to fill a fast link to the store over
+/// its latency.
+const BACKGROUND_DEFAULT: u16 = 32;
 
 /// Kernel read-ahead in KiB: one full request, instead of the default 128 KiB.
 /// The deep, parallel read-ahead is below, in `data`.
@@ -70,6 +67,8 @@ pub struct FuseOptions {
     pub non_empty: bool,
     /// Threads that read `/dev/fuse`.
     pub threads: usize,
+    /// Requests in the background (read-ahead, write-back, asynchronous direct I/O) that the kernel may have under way.
+    pub background: u16,
     /// What the kernel caches of content and listings.
     pub caching: Caching,
     /// How long the kernel keeps names (those that do not exist too) and attributes.
@@ -96,6 +95,7 @@ impl FuseOptions {
             // At least two: a lone reader that sleeps costs a wake-up on an
             // idle core for each request (2.4 times slower in measurements).
             threads: cores.clamp(2, THREADS_MAX),
+            background: BACKGROUND_DEFAULT,
             caching: Caching::WriteBack,
             ttl: WRITER_TTL,
             flags: MountFlags::NOSUID | MountFlags::NODEV,

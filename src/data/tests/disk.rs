@@ -23,7 +23,11 @@ fn blocks(count: u64) -> Vec<Bytes> {
 
 /// Hardly any memory, so that every read goes past it.
 fn config(dir: &Path, size_bytes: u64) -> ReaderConfig {
-    let disk = Some(DiskCacheConfig { dir: dir.to_owned(), size_bytes });
+    let disk = Some(DiskCacheConfig {
+        dir: dir.to_owned(),
+        size_bytes,
+        queue_bytes_max: 32 * crate::base::MIB,
+    });
     ReaderConfig { memory_bytes: 100, disk, requests_max: 4 }
 }
 

@@ -475,7 +475,11 @@ async fn under_faults_and_cancelled_readers_content_is_right_and_nothing_is_left
     let built = pack(&context, PACK, &contents);
     let store = store_with(&[&built]).await;
     let dir = tempfile::tempdir().unwrap();
-    let disk = Some(DiskCacheConfig { dir: dir.path().to_owned(), size_bytes: 64 * 1024 });
+    let disk = Some(DiskCacheConfig {
+        dir: dir.path().to_owned(),
+        size_bytes: 64 * 1024,
+        queue_bytes_max: 32 * crate::base::MIB,
+    });
     let bounds = ReaderConfig { memory_bytes: 20_000, disk, requests_max: 3 };
     let reader = reader(&store, &context, bounds);
     let (refs, contents) = (Arc::new(refs(&built)), Arc::new(contents));

@@ -117,7 +117,7 @@ async fn many_copies_of_a_small_file_can_be_committed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scattered_small_writes_to_a_large_fragmented_file_can_be_committed() {
     let (mut volume, _) = faulty().await;
-    volume.config.deadline = Duration::from_secs(90);
+    volume.config.deadline = Duration::from_mins(5);
     let fs = volume.mount().await;
     let (file, _) = create(&fs, ROOT, "image").await;
     let page_bytes = PAGE_BLOCKS * 4 * KIB;

@@ -94,6 +94,8 @@ impl S3Config {
 pub(super) struct Target {
     pub place: String,
     pub is_tls: bool,
+    /// TLS, or within this machine.
+    pub is_private: bool,
 }
 
 /// The SDK's own sources of credentials and settings, all of them.
@@ -116,6 +118,8 @@ pub(super) async fn build(
         Some(endpoint) => config.check_endpoint(endpoint)?,
         None => true,
     };
+    let is_private =
+        endpoint.as_deref().is_none_or(|endpoint| check_endpoint(endpoint, false).is_ok());
     let region = shared.region().map_or(REGION_DEFAULT, Region::as_ref);
     let place = endpoint.clone().unwrap_or_else(|| format!("AWS {region}"));
     let mut builder = aws_sdk_s3::config::Builder::from(&shared)
@@ -141,7 +145,7 @@ pub(super) async fn build(
     if let Some(headers) = EveryRequest::new(&config.store)? {
         builder = builder.interceptor(headers);
     }
-    Ok((Client::from_conf(builder.build()), Target { place, is_tls }))
+    Ok((Client::from_conf(builder.build()), Target { place, is_tls, is_private }))
 }
 
 async fn load(config: &S3Config, loader: ConfigLoader) -> Result<SdkConfig, StoreError> {

@@ -67,8 +67,9 @@ struct Inner {
     /// For messages: the endpoint, or the region's name if it is AWS itself.
     place: String,
     deadline: Duration,
-    /// Over TLS payloads need no signature of their own.
     is_tls: bool,
+    /// Nobody can change a payload on its way, so that it needs no signature of its own; its checksum it has.
+    is_private: bool,
     /// Set once the server is seen to compare `If-Match` with the quotes included (Ceph RGW 16).
     wants_bare_etags: AtomicBool,
     trouble: Arc<Trouble>,
@@ -101,6 +102,7 @@ impl S3Store {
                 place: target.place,
                 deadline: config.store.deadline,
                 is_tls: target.is_tls,
+                is_private: target.is_private,
                 wants_bare_etags: AtomicBool::new(false),
                 trouble: Arc::default(),
                 encryption,

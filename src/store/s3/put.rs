@@ -134,7 +134,7 @@ impl Object<'_> {
                 .customize()
                 .interceptor(outgoing);
             async {
-                if store.is_tls {
+                if store.is_private {
                     request.disable_payload_signing().send().await
                 } else {
                     request.send().await
