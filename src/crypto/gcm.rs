@@ -44,8 +44,6 @@ impl Cipher {
     }
 
     /// Appends the plaintext of `sealed` (ciphertext and tag) to `out`, which stays unchanged on error.
-    ///
-    /// The tag is checked before anything is decrypted.
     pub(super) fn open(
         &self,
         nonce: [u8; NONCE_LEN],
@@ -56,10 +54,32 @@ impl Cipher {
         let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(Forged)?;
         let start = out.len();
         out.extend_from_slice(ciphertext);
-        let (nonce, tag) = (Nonce::<Aes256Gcm>::from(nonce), Tag::<Aes256Gcm>::from(*tag));
-        self.0.decrypt_inout_detached(&nonce, aad, (&mut out[start..]).into(), &tag).map_err(|_| {
-            out.truncate(start);
-            Forged
-        })
+        self.decrypt(nonce, aad, &mut out[start..], *tag).inspect_err(|_| out.truncate(start))
+    }
+
+    /// Makes ciphertext and tag in `bytes` the plaintext, in place; on error nothing is left of them.
+    pub(super) fn open_in_place(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), Forged> {
+        let (ciphertext, tag) = bytes.split_last_chunk_mut::<TAG_LEN>().ok_or(Forged)?;
+        let (len, opened) = (ciphertext.len(), self.decrypt(nonce, aad, ciphertext, *tag));
+        bytes.truncate(if opened.is_ok() { len } else { 0 });
+        opened
+    }
+
+    /// The tag is checked before anything is decrypted.
+    fn decrypt(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        ciphertext: &mut [u8],
+        tag: [u8; TAG_LEN],
+    ) -> Result<(), Forged> {
+        let (nonce, tag) = (Nonce::<Aes256Gcm>::from(nonce), Tag::<Aes256Gcm>::from(tag));
+        let opened = self.0.decrypt_inout_detached(&nonce, aad, ciphertext.into(), &tag);
+        opened.map_err(|_| Forged)
     }
 }

@@ -288,13 +288,35 @@ impl Opener {
         sealed: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), OpenError> {
-        let forged = || OpenError::ForgedChunk { path: self.0.path.clone(), index };
-        let plain_len = sealed.len().checked_sub(TAG_LEN).ok_or_else(forged)?;
-        if index >= CHUNKS_MAX {
-            return Err(forged());
-        }
-        let aad = self.0.aad(index, is_last, plain_len);
-        self.0.cipher.open(nonce(index), &aad, sealed, out).map_err(|_| forged())
+        let aad = self.aad(index, is_last, sealed.len())?;
+        self.0.cipher.open(nonce(index), &aad, sealed, out).map_err(|_| self.forged(index))
+    }
+
+    /// As [`open`](Self::open), where the chunk stands: `bytes` hold it, and then its plaintext.
+    ///
+    /// # Errors
+    /// As there. `bytes` are then empty.
+    pub fn open_in_place(
+        &self,
+        index: u64,
+        is_last: bool,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), OpenError> {
+        let opened = self.aad(index, is_last, bytes.len()).and_then(|aad| {
+            let opened = self.0.cipher.open_in_place(nonce(index), &aad, bytes);
+            opened.map_err(|_| self.forged(index))
+        });
+        opened.inspect_err(|_| bytes.clear())
+    }
+
+    fn aad(&self, index: u64, is_last: bool, sealed_len: usize) -> Result<Vec<u8>, OpenError> {
+        let plain_len = sealed_len.checked_sub(TAG_LEN).filter(|_| index < CHUNKS_MAX);
+        let plain_len = plain_len.ok_or_else(|| self.forged(index))?;
+        Ok(self.0.aad(index, is_last, plain_len))
+    }
+
+    fn forged(&self, index: u64) -> OpenError {
+        OpenError::ForgedChunk { path: self.0.path.clone(), index }
     }
 }
 

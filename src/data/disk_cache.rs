@@ -109,6 +109,11 @@ impl DiskCache {
         self.0.as_ref().filter(|cache| !cache.off.load(Relaxed))
     }
 
+    /// Whether it keeps anything.
+    pub(super) fn is_on(&self) -> bool {
+        self.active().is_some()
+    }
+
     /// Whether anything of the pack is there. Never waits for the disk.
     pub(super) fn has(&self, pack: &Path) -> bool {
         let named = self.active().zip(pack.filename());

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! run --> disk: what opens is done --> GET start of the first missing .. end of the last
-//!                                        pieces of the body --> whole chunks --> opened in batches
+//!                                        pieces of the body --> chunk by chunk --> opened in batches
 //! ```
 //!
-//! Chunks are opened and handed out while the rest of the body still arrives.
+//! Chunks are opened and handed out while the rest of the body still arrives, so a request may be
+//! long without anybody waiting for its end. A chunk is gathered in the memory that it is kept in.
 //! A body that breaks off is asked for again from the first chunk still missing.
 
 use std::collections::VecDeque;
@@ -14,7 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use futures::StreamExt as _;
 use lru::LruCache;
 use tokio::runtime::Handle;
@@ -27,7 +28,7 @@ use super::disk_cache::DiskCache;
 use super::flight::Ticket;
 use super::pack::{PackContext, open_chunk};
 use super::plan::{REQUEST_MAX, Run, Wanted as _, plan};
-use crate::base::{KIB, PackNumber};
+use crate::base::{KIB, PackNumber, Spare};
 use crate::crypto::Opener;
 use crate::store::object_store::{
     self, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, path::Path,
@@ -143,7 +144,12 @@ async fn from_disk(fetcher: &Arc<Fetcher>, pack: &OpenPack, tickets: Vec<Ticket>
         for ticket in tickets {
             let chunk = *ticket.chunk();
             let sealed = file.chunk(chunk.range().start, chunk.sealed_len as usize);
-            match sealed.and_then(|sealed| open_chunk(&chunk, &pack.opener, &sealed).ok()) {
+            let opened = sealed.and_then(|mut sealed| {
+                let content = open_chunk(&chunk, &pack.opener, &mut sealed);
+                ticket.give_back(sealed);
+                content.ok()
+            });
+            match opened {
                 Some(content) => {
                     task.counters.disk_hits.fetch_add(1, Relaxed);
                     ticket.complete(Ok(content));
@@ -164,6 +170,7 @@ async fn from_bucket(fetcher: &Arc<Fetcher>, pack: &OpenPack, run: Run<Ticket>) 
         pack,
         number: run.pack,
         missing: run.wanted.into(),
+        part: Vec::new(),
         ready: Vec::new(),
         ready_bytes: 0,
         opening: Vec::new(),
@@ -200,8 +207,10 @@ struct Download<'a> {
     number: PackNumber,
     /// Chunks not here yet, by offset.
     missing: VecDeque<Ticket>,
+    /// What is here of the first of them.
+    part: Vec<u8>,
     /// Chunks whose sealed bytes are here, to be opened together.
-    ready: Vec<(Ticket, Bytes)>,
+    ready: Vec<(Ticket, Vec<u8>)>,
     ready_bytes: usize,
     opening: Vec<JoinHandle<()>>,
 }
@@ -221,15 +230,14 @@ impl Download<'_> {
             return Err(Broken::Request(DataError::Truncated { pack: number, offset }));
         }
         let mut body = result.into_stream();
-        let mut buffer = BytesMut::with_capacity((range.end - range.start) as usize);
+        self.part = Vec::new();
         let mut at = sent.start;
         while !self.missing.is_empty() {
             let Some(piece) = body.next().await else { break };
             let piece =
                 piece.map_err(|error| Broken::Body(DataError::reading(number, at, error)))?;
             self.fetcher.counters.fetched_bytes.fetch_add(piece.len() as u64, Relaxed);
-            buffer.extend_from_slice(&piece);
-            self.take_whole(&mut at, &mut buffer);
+            self.take(&mut at, piece);
         }
         let Some(first) = self.missing.front().map(|ticket| ticket.chunk().range()) else {
             return Ok(());
@@ -257,23 +265,31 @@ impl Download<'_> {
         DataError::reading(self.number, offset, error)
     }
 
-    /// Cuts the chunks that are complete off the front of `buffer`, whose first byte is byte `at`
-    /// of the object.
-    fn take_whole(&mut self, at: &mut u64, buffer: &mut BytesMut) {
-        while let Some(ticket) = self.missing.pop_front() {
+    /// Takes what is wanted of `piece`, whose first byte is byte `at` of the object.
+    fn take(&mut self, at: &mut u64, mut piece: Bytes) {
+        while let Some(ticket) = self.missing.front() {
             let range = ticket.chunk().range();
-            // Chunks of a run do not overlap, so the gap is never negative.
-            let gap = range.start.saturating_sub(*at).min(buffer.len() as u64);
-            buffer.advance(gap as usize);
+            // What lies between two chunks.
+            let gap = range.start.saturating_sub(*at).min(piece.len() as u64);
+            piece.advance(gap as usize);
             *at += gap;
-            let len = ticket.chunk().sealed_len as usize;
-            if *at < range.start || buffer.len() < len {
-                self.missing.push_front(ticket);
+            if piece.is_empty() {
                 break;
             }
-            self.ready.push((ticket, buffer.split_to(len).freeze()));
-            self.ready_bytes += len;
-            *at = range.end;
+            if self.part.is_empty() {
+                self.part = ticket.buffer();
+            }
+            // Chunks of a run do not overlap, so `at` is never behind this one's end.
+            let len = range.end.saturating_sub(*at).min(piece.len() as u64);
+            self.part.extend_from_slice(&piece[..len as usize]);
+            piece.advance(len as usize);
+            *at += len;
+            if *at < range.end {
+                break;
+            }
+            let sealed = std::mem::take(&mut self.part);
+            self.ready_bytes += sealed.len();
+            self.ready.extend(self.missing.pop_front().map(|ticket| (ticket, sealed)));
         }
         if self.ready_bytes >= OPEN_INLINE_MAX {
             self.open_ready();
@@ -296,13 +312,103 @@ impl Download<'_> {
     }
 }
 
-fn open_batch(fetcher: &Fetcher, pack: &OpenPack, batch: Vec<(Ticket, Bytes)>) {
-    for (ticket, sealed) in batch {
+fn open_batch(fetcher: &Fetcher, pack: &OpenPack, batch: Vec<(Ticket, Vec<u8>)>) {
+    let len = batch.iter().map(|(_, sealed)| sealed.len()).sum();
+    let mut for_disk =
+        ForDisk { disk: &fetcher.disk, pack, left: len, offset: 0, bytes: Vec::new() };
+    let mut opened = Vec::with_capacity(batch.len());
+    for (ticket, mut sealed) in batch {
         let chunk = *ticket.chunk();
-        let outcome = open_chunk(&chunk, &pack.opener, &sealed);
-        if outcome.is_ok() {
-            fetcher.disk.put(&pack.path, chunk.range().start, sealed);
+        for_disk.add(chunk.range().start, &sealed);
+        let outcome = open_chunk(&chunk, &pack.opener, &mut sealed);
+        ticket.give_back(sealed);
+        if outcome.is_err() {
+            for_disk.take_back(chunk.sealed_len as usize);
         }
+        opened.push((ticket, outcome));
+    }
+    // First, so that whoever has read something knows it on its way to the disk.
+    for_disk.put();
+    for (ticket, outcome) in opened {
         ticket.complete(outcome);
+    }
+}
+
+/// Memory of what waits for the disk. 8 MiB at most.
+static FOR_DISK: Spare = Spare::new(128 * KIB as usize, 512 * KIB as usize, 16);
+
+/// Neighbouring chunks on their way to the disk cache: one write for all.
+struct ForDisk<'a> {
+    disk: &'a DiskCache,
+    pack: &'a OpenPack,
+    /// Bytes still to be added.
+    left: usize,
+    /// Where the first byte stands in the pack.
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl ForDisk<'_> {
+    fn add(&mut self, offset: u64, sealed: &[u8]) {
+        if !self.disk.is_on() {
+            return;
+        }
+        if self.offset + self.bytes.len() as u64 != offset {
+            self.put();
+            self.offset = offset;
+        }
+        if self.bytes.is_empty() {
+            self.bytes = FOR_DISK.take(self.left);
+        }
+        self.left = self.left.saturating_sub(sealed.len());
+        self.bytes.extend_from_slice(sealed);
+    }
+
+    /// What was added last, `len` bytes, does not authenticate.
+    fn take_back(&mut self, len: usize) {
+        self.bytes.truncate(self.bytes.len().saturating_sub(len));
+    }
+
+    fn put(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if !bytes.is_empty() {
+            self.disk.put(&self.pack.path, self.offset, FOR_DISK.lend(bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Epoch, VolumeId};
+    use crate::crypto::{DataKey, DataKeys, SecretKey};
+    use crate::data::{Compression, DiskCacheConfig};
+
+    #[tokio::test]
+    async fn after_a_gap_memory_is_taken_for_what_is_left_alone() {
+        let key = DataKey { epoch: Epoch(1), key: SecretKey::from_bytes([1; 32]) };
+        let (volume, names) = (VolumeId([9; 16]), SecretKey::from_bytes([2; 32]));
+        let keys = DataKeys::new(key, Vec::new());
+        let context = PackContext::new(volume, keys, names, Compression::None);
+        let (number, seal) = (PackNumber(7), PackSeal { epoch: Epoch(1), salt: [3; 32] });
+        let opener = context.opener(number, seal.epoch, &seal.salt).unwrap();
+        let pack = OpenPack { seal, path: context.path(number), opener };
+        let dir = tempfile::tempdir().unwrap();
+        let config = DiskCacheConfig {
+            dir: dir.path().to_owned(),
+            size_bytes: 1 << 20,
+            queue_bytes_max: 1 << 20,
+        };
+        let disk = DiskCache::open(&config, volume, Handle::current());
+
+        let (chunk, gap) = (vec![7; 64 * KIB as usize], 100);
+        let (bytes, left) = (Vec::new(), 4 * chunk.len());
+        let mut for_disk = ForDisk { disk: &disk, pack: &pack, left, offset: 0, bytes };
+        let mut capacities = Vec::new();
+        for number in 0..4 {
+            for_disk.add(number * (64 * KIB + gap), &chunk);
+            capacities.push(for_disk.bytes.capacity());
+        }
+        assert_eq!(capacities, [4, 3, 2, 1].map(|left| left * chunk.len()));
     }
 }

@@ -6,9 +6,11 @@
 //!              --> Mine(ticket, future) the caller has to get it fetched
 //! ```
 //!
+//! Who waited for somebody else's flight in vain starts another one in its place.
+//!
 //! Invariant: a chunk is in the memory cache, or in flight with exactly one
-//! [`Ticket`], or neither. A ticket ends its flight however it goes: completed,
-//! or dropped with its task.
+//! [`Ticket`] that is not overdue, or neither. A ticket ends its flight however
+//! it goes: completed, or dropped with its task.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,11 +25,13 @@ use super::DataError;
 use super::chunk::{ChunkRef, PackSeal};
 use super::memory_cache::MemoryCache;
 use super::plan::Wanted;
+use crate::base::{KIB, Spare};
 
 type Outcome = Result<Bytes, DataError>;
 type Flight = Shared<oneshot::Receiver<Outcome>>;
 
 /// Waits for a chunk that is being fetched.
+#[derive(Clone)]
 pub(super) struct Pending {
     chunk: ChunkRef,
     flight: Flight,
@@ -46,9 +50,16 @@ pub(super) enum Claim {
     Mine(Ticket, Pending),
 }
 
+/// Capacities of chunks kept for others, in bytes, and how many: 4 MiB of whole blocks.
+const SPARE_MIN: usize = 32 * KIB as usize;
+const SPARE_MAX: usize = 68 * KIB as usize;
+const SPARES_MAX: usize = 64;
+
 /// The memory cache and what is on its way into it, under one lock.
 pub(super) struct Desk {
     inner: Mutex<Inner>,
+    /// What chunks stood in that left the cache.
+    spare: Spare,
     prefetching_bytes: AtomicU64,
 }
 
@@ -57,10 +68,24 @@ struct Inner {
     flights: HashMap<ChunkRef, Flight>,
 }
 
+impl Inner {
+    fn has(&self, chunk: &ChunkRef) -> bool {
+        self.cache.contains(chunk) || self.flights.contains_key(chunk)
+    }
+
+    /// Ends a flight, unless another one is in its place.
+    fn end(&mut self, chunk: &ChunkRef, flight: &Flight) {
+        if self.flights.get(chunk).is_some_and(|known| known.ptr_eq(flight)) {
+            self.flights.remove(chunk);
+        }
+    }
+}
+
 impl Desk {
     pub(super) fn new(memory_bytes: u64) -> Arc<Self> {
         let inner = Inner { cache: MemoryCache::new(memory_bytes), flights: HashMap::new() };
-        Arc::new(Self { inner: Mutex::new(inner), prefetching_bytes: AtomicU64::new(0) })
+        let spare = Spare::new(SPARE_MIN, SPARE_MAX, SPARES_MAX);
+        Arc::new(Self { inner: Mutex::new(inner), spare, prefetching_bytes: AtomicU64::new(0) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -74,16 +99,23 @@ impl Desk {
 
     pub(super) fn insert(&self, chunk: ChunkRef, content: Bytes) {
         let gone = self.lock().cache.insert(chunk, content);
-        drop(gone);
+        self.let_go(gone);
     }
 
-    /// What a reader of `chunk` has to do.
-    pub(super) fn claim(self: &Arc<Self>, chunk: ChunkRef, seal: &PackSeal) -> Claim {
+    /// What a reader of `chunk` has to do, who waited for a flight `in_vain` before.
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        chunk: ChunkRef,
+        seal: &PackSeal,
+        in_vain: Option<&Pending>,
+    ) -> Claim {
         let mut inner = self.lock();
         if let Some(content) = inner.cache.get(&chunk) {
             return Claim::Ready(content);
         }
-        if let Some(flight) = inner.flights.get(&chunk) {
+        if let Some(flight) = inner.flights.get(&chunk)
+            && in_vain.is_none_or(|pending| !pending.flight.ptr_eq(flight))
+        {
             return Claim::Pending(Pending { chunk, flight: flight.clone() });
         }
         let (ticket, flight) = self.start(&mut inner, chunk, seal, 0);
@@ -100,12 +132,17 @@ impl Desk {
         let mut inner = self.lock();
         let charge = u64::from(chunk.sealed_len);
         let full = self.prefetching_bytes.load(Relaxed) + charge > bytes_max;
-        if full || inner.cache.contains(&chunk) || inner.flights.contains_key(&chunk) {
+        if full || inner.has(&chunk) {
             return None;
         }
         // Only ever grows under the lock, so the bound holds.
         self.prefetching_bytes.fetch_add(charge, Relaxed);
         Some(self.start(&mut inner, chunk, seal, charge).0)
+    }
+
+    /// In memory, or in flight.
+    pub(super) fn is_coming(&self, chunk: &ChunkRef) -> bool {
+        self.lock().has(chunk)
     }
 
     fn start(
@@ -118,14 +155,35 @@ impl Desk {
         let (sender, receiver) = oneshot::channel();
         let flight = receiver.shared();
         inner.flights.insert(chunk, flight.clone());
-        let desk = Arc::clone(self);
-        (Ticket { desk, chunk, seal: *seal, charge, sender: Some(sender) }, flight)
+        let (desk, sender) = (Arc::clone(self), Some(sender));
+        (Ticket { desk, chunk, seal: *seal, charge, flight: flight.clone(), sender }, flight)
+    }
+
+    /// Frees what left the cache, or keeps its memory for the next chunk. Not under the lock.
+    fn let_go(&self, gone: Vec<Bytes>) {
+        for mut content in gone {
+            // Nobody is reading it any more. Shortened first, or its bytes would be moved.
+            if content.is_unique() {
+                content.clear();
+                self.spare.give(content.into());
+            }
+        }
+    }
+
+    /// Bytes of prefetched chunks on their way.
+    pub(super) fn prefetching_bytes(&self) -> u64 {
+        self.prefetching_bytes.load(Relaxed)
     }
 
     /// Every flight has ended and is accounted for.
     #[cfg(test)]
     pub(super) fn nothing_in_flight(&self) -> bool {
         self.lock().flights.is_empty() && self.prefetching_bytes.load(Relaxed) == 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn buffers_kept(&self) -> usize {
+        self.spare.kept()
     }
 
     /// Bytes in memory and chunks evicted since the start.
@@ -142,6 +200,7 @@ pub(super) struct Ticket {
     seal: PackSeal,
     /// Bytes counted as prefetching.
     charge: u64,
+    flight: Flight,
     sender: Option<oneshot::Sender<Outcome>>,
 }
 
@@ -156,17 +215,27 @@ impl Ticket {
         &self.seal
     }
 
+    /// Empty memory for the chunk's sealed bytes.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        self.desk.spare.take(self.chunk.sealed_len as usize)
+    }
+
+    /// Takes back what is left of it, if anything.
+    pub(super) fn give_back(&self, sealed: Vec<u8>) {
+        self.desk.spare.give(sealed);
+    }
+
     /// Ends the flight. Content goes into the cache; an error only to those who wait now.
     pub(super) fn complete(mut self, outcome: Outcome) {
         let gone = {
             let mut inner = self.desk.lock();
-            inner.flights.remove(&self.chunk);
+            inner.end(&self.chunk, &self.flight);
             match &outcome {
                 Ok(content) => inner.cache.insert(self.chunk, content.clone()),
                 Err(_) => Vec::new(),
             }
         };
-        drop(gone);
+        self.desk.let_go(gone);
         if let Some(sender) = self.sender.take() {
             // Nobody may be waiting: a prefetch, or a reader that was cancelled.
             let _ = sender.send(outcome);
@@ -179,7 +248,7 @@ impl Drop for Ticket {
         self.desk.prefetching_bytes.fetch_sub(self.charge, Relaxed);
         if self.sender.is_some() {
             // Dropped with its task. Dropping the sender next wakes those who wait.
-            self.desk.lock().flights.remove(&self.chunk);
+            self.desk.lock().end(&self.chunk, &self.flight);
         }
     }
 }

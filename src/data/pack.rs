@@ -243,20 +243,22 @@ pub(super) fn open_directory(
     PackDirectory::decode(&plain).map_err(|source| DataError::Directory { pack, source })
 }
 
-/// The whole plaintext of one chunk from its sealed bytes.
+/// The whole plaintext of one chunk from its sealed bytes. An uncompressed one stands where they stood; else `sealed` is left
+/// to the caller as memory to use again.
 pub(super) fn open_chunk(
     chunk: &ChunkRef,
     opener: &Opener,
-    sealed: &[u8],
+    sealed: &mut Vec<u8>,
 ) -> Result<Bytes, DataError> {
     let (pack, offset) = (chunk.pack, u64::from(chunk.offset));
-    let mut plain = Vec::with_capacity(sealed.len().saturating_sub(TAG_LEN));
     opener
-        .open(u64::from(chunk.chunk), false, sealed, &mut plain)
+        .open_in_place(u64::from(chunk.chunk), false, sealed)
         .map_err(|source| DataError::Open { pack, offset, source })?;
-    if chunk.compressed {
-        plain = expand(&plain).ok_or(DataError::Decompress { pack, offset })?;
-    }
+    let plain = if chunk.compressed {
+        expand(sealed).ok_or(DataError::Decompress { pack, offset })?
+    } else {
+        std::mem::take(sealed)
+    };
     Ok(plain.into())
 }
 

@@ -3,14 +3,15 @@
 use std::ops::Range;
 
 use super::chunk::ChunkRef;
+use super::readahead::AHEAD_BYTES;
 use crate::base::{KIB, MIB, PackNumber};
 
 /// Bytes between two chunks that are fetched along rather than paid with a request of their own.
 pub(super) const GAP_MAX: u64 = 64 * KIB;
-/// Longest request in bytes.
-pub(super) const REQUEST_MAX: u64 = 4 * MIB;
-/// Large reads are split over several requests, but not below this many bytes: the kernel's
-/// largest read (1 MiB) with its tags stays whole.
+/// Longest request in bytes: what is read ahead at once, with its tags.
+pub(super) const REQUEST_MAX: u64 = AHEAD_BYTES + 64 * KIB;
+/// Large reads that somebody waits for are split over several requests, but not below this many
+/// bytes: the kernel's largest read (1 MiB) with its tags stays whole.
 pub(super) const REQUEST_SPLIT_MIN: u64 = MIB + 64 * KIB;
 
 /// Something that stands for a chunk.
@@ -54,15 +55,23 @@ pub(super) fn plan<T: Wanted>(mut wanted: Vec<T>, len_max: u64) -> Vec<Run<T>> {
     runs
 }
 
+impl Wanted for ChunkRef {
+    fn chunk(&self) -> &ChunkRef {
+        self
+    }
+}
+
+/// How many requests fetch `chunks` ahead.
+pub fn requests_for(chunks: impl IntoIterator<Item = ChunkRef>) -> usize {
+    let mut wanted: Vec<_> = chunks.into_iter().collect();
+    wanted.sort_by_key(|chunk| (chunk.pack, chunk.offset));
+    wanted.dedup();
+    plan(wanted, REQUEST_MAX).len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    impl Wanted for ChunkRef {
-        fn chunk(&self) -> &ChunkRef {
-            self
-        }
-    }
 
     fn chunk(pack: u64, offset: u32, sealed_len: u32) -> ChunkRef {
         ChunkRef { pack: PackNumber(pack), chunk: 0, offset, sealed_len, compressed: false }
@@ -86,5 +95,11 @@ mod tests {
         assert_eq!(ranges(vec![chunk(1, 0, 10), chunk(1, 9, 10)], 1 << 20).len(), 2);
         let long = (0..10).map(|i| chunk(1, i * 100, 100)).collect();
         assert_eq!(ranges(long, 300), [(1, 0..300), (1, 300..600), (1, 600..900), (1, 900..1000)]);
+    }
+
+    #[test]
+    fn chunks_that_several_files_share_are_one_request() {
+        let shared = [chunk(1, 0, 10), chunk(1, 10, 10), chunk(1, 0, 10), chunk(2, 0, 10)];
+        assert_eq!((requests_for(shared), requests_for([])), (2, 0));
     }
 }

@@ -9,15 +9,18 @@
 //! ```
 //!
 //! Invariants: content is returned only if it authenticated as that chunk of
-//! that pack; a chunk is fetched once at a time; a reader that goes away takes
-//! nothing from the others; errors are never cached.
+//! that pack; a chunk is fetched once at a time, but for a reader who waited for
+//! somebody else's fetch in vain; a reader that goes away takes nothing from the
+//! others; errors are never cached.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 use super::DataError;
 use super::chunk::{ChunkRef, PackSeal};
@@ -25,8 +28,9 @@ use super::disk_cache::{DiskCache, DiskCacheConfig};
 use super::fetch::{self, Fetcher};
 use super::flight::{Claim, Desk, Pending, Ticket};
 use super::pack::{BuiltPack, PackContext};
-use super::plan::{Wanted as _, plan, request_len};
-use crate::base::MIB;
+use super::plan::{REQUEST_MAX, Wanted as _, plan, request_len};
+use super::readahead::Room;
+use crate::base::{ErrorKind, MIB};
 use crate::store::object_store::ObjectStore;
 
 /// Bounds of a [`BlockReader`].
@@ -72,12 +76,27 @@ pub struct ReaderStats {
 /// Most bytes of prefetched chunks on their way: several streams with full windows.
 const PREFETCH_BYTES_MAX: u64 = 64 * MIB;
 
+/// How long a reader waits for a fetch that somebody else began, which may be part of much that is read ahead: on a slow line
+/// a request of his own is answered sooner.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One chunk of a read.
+enum Got {
+    Ready(Bytes),
+    /// Fetched for this reader.
+    Mine(Pending),
+    /// Fetched for others, or ahead.
+    Others(Pending),
+}
+
 /// Reads chunks of packs through memory and disk caches.
 pub struct BlockReader {
     fetcher: Arc<Fetcher>,
     desk: Arc<Desk>,
     requests_max: usize,
     prefetch_bytes_max: u64,
+    /// What was fetched for several streams stays until it is read.
+    window_max: u64,
 }
 
 impl BlockReader {
@@ -100,6 +119,7 @@ impl BlockReader {
             desk: Desk::new(config.memory_bytes),
             requests_max,
             prefetch_bytes_max: PREFETCH_BYTES_MAX.min(config.memory_bytes / 2),
+            window_max: config.memory_bytes / 8,
         }
     }
 
@@ -110,44 +130,87 @@ impl BlockReader {
         Some(content)
     }
 
+    /// Whether the chunk's content is in memory, or on its way there.
+    pub fn is_coming(&self, chunk: &ChunkRef) -> bool {
+        self.desk.is_coming(chunk)
+    }
+
     /// The whole content of each chunk, in the order asked for.
     ///
-    /// Dropping the future leaves the fetches running: their content is kept.
+    /// The fetches begin with this call, before what is asked for ahead later. Dropping the future
+    /// leaves them running: their content is kept. A fetch that somebody else began, and that fails
+    /// in a way that may pass or takes too long, is begun once more.
     ///
     /// # Errors
     /// The first chunk's that could not be read. By [`kind`](DataError::kind): `Retry` for a store
     /// that failed, `Corrupt` for bytes that are gone or not the ones written.
-    pub async fn read(&self, chunks: &[(ChunkRef, PackSeal)]) -> Result<Vec<Bytes>, DataError> {
-        enum Got {
-            Ready(Bytes),
-            Later(Pending),
-        }
+    pub fn read(
+        self: &Arc<Self>,
+        chunks: &[(ChunkRef, PackSeal)],
+    ) -> impl Future<Output = Result<Vec<Bytes>, DataError>> + Send + use<> {
+        let (reader, chunks) = (Arc::clone(self), chunks.to_vec());
         // Before any claim, since dropping a ticket fails others who wait for it.
-        chunks.iter().try_for_each(|(chunk, _)| chunk.check())?;
-        let mut got = Vec::with_capacity(chunks.len());
+        let checked = chunks.iter().try_for_each(|(chunk, _)| chunk.check());
+        let mut got = Vec::new();
+        if checked.is_ok() {
+            got = self.claim(&chunks, (0..chunks.len()).map(|index| (index, None)));
+            let late = got.iter().filter(|(_, got)| !matches!(got, Got::Ready(_))).count() as u64;
+            self.fetcher.counters.misses.fetch_add(late, Relaxed);
+            self.fetcher.counters.hits.fetch_add(got.len() as u64 - late, Relaxed);
+        }
+        async move {
+            checked?;
+            let mut contents = vec![Bytes::new(); chunks.len()];
+            while !got.is_empty() {
+                let (until, mut in_vain) = (Instant::now() + PATIENCE, Vec::new());
+                for (index, got) in got {
+                    contents[index] = match got {
+                        Got::Ready(content) => content,
+                        Got::Mine(pending) => pending.wait().await?,
+                        Got::Others(pending) => {
+                            match timeout_at(until, pending.clone().wait()).await {
+                                Ok(Ok(content)) => content,
+                                Ok(Err(error)) if error.kind() != ErrorKind::Retry => {
+                                    return Err(error);
+                                }
+                                Ok(Err(_)) | Err(_) => {
+                                    in_vain.push((index, Some(pending)));
+                                    continue;
+                                }
+                            }
+                        }
+                    };
+                }
+                got = reader.claim(&chunks, in_vain.into_iter());
+            }
+            Ok(contents)
+        }
+    }
+
+    /// Claims some of `chunks`, by their index, each with the flight that was waited for in vain,
+    /// and has fetched what nobody fetches.
+    fn claim(
+        &self,
+        chunks: &[(ChunkRef, PackSeal)],
+        wanted: impl Iterator<Item = (usize, Option<Pending>)>,
+    ) -> Vec<(usize, Got)> {
         let mut mine = Vec::new();
-        for (chunk, seal) in chunks {
-            got.push(match self.desk.claim(*chunk, seal) {
+        let claim = |(index, in_vain): (usize, Option<Pending>)| {
+            let (chunk, seal) = &chunks[index];
+            let got = match self.desk.claim(*chunk, seal, in_vain.as_ref()) {
                 Claim::Ready(content) => Got::Ready(content),
-                Claim::Pending(pending) => Got::Later(pending),
+                Claim::Pending(pending) => Got::Others(pending),
                 Claim::Mine(ticket, pending) => {
                     mine.push(ticket);
-                    Got::Later(pending)
+                    Got::Mine(pending)
                 }
-            });
-        }
-        let late = got.iter().filter(|got| matches!(got, Got::Later(_))).count() as u64;
-        self.fetcher.counters.misses.fetch_add(late, Relaxed);
-        self.fetcher.counters.hits.fetch_add(got.len() as u64 - late, Relaxed);
-        self.fetch(mine, false);
-        let mut contents = Vec::with_capacity(got.len());
-        for got in got {
-            contents.push(match got {
-                Got::Ready(content) => content,
-                Got::Later(pending) => pending.wait().await?,
-            });
-        }
-        Ok(contents)
+            };
+            (index, got)
+        };
+        let got = wanted.map(claim).collect();
+        let total = mine.iter().map(|ticket| u64::from(ticket.chunk().sealed_len)).sum();
+        self.fetch(mine, request_len(total, self.requests_max), false);
+        got
     }
 
     /// Fetches chunks into memory in the background. Past a bound the rest is left out; errors are
@@ -161,12 +224,19 @@ impl BlockReader {
             })
             .collect();
         self.fetcher.counters.prefetched.fetch_add(tickets.len() as u64, Relaxed);
-        self.fetch(tickets, true);
+        self.fetch(tickets, REQUEST_MAX, true);
     }
 
-    fn fetch(&self, tickets: Vec<Ticket>, ahead: bool) {
-        let total = tickets.iter().map(|ticket| u64::from(ticket.chunk().sealed_len)).sum();
-        for run in plan(tickets, request_len(total, self.requests_max)) {
+    /// How much may be asked for ahead.
+    pub fn room_ahead(&self) -> Room {
+        let bytes_max = self.prefetch_bytes_max;
+        let free = bytes_max.saturating_sub(self.desk.prefetching_bytes());
+        // Chunks are counted with their tags, 16 bytes for 4 KiB at most.
+        Room { window_max: self.window_max, free: free - free.div_ceil(256) }
+    }
+
+    fn fetch(&self, tickets: Vec<Ticket>, request_len: u64, ahead: bool) {
+        for run in plan(tickets, request_len) {
             let fetcher = Arc::clone(&self.fetcher);
             self.fetcher.runtime.spawn(fetch::run(fetcher, run, ahead));
         }
@@ -210,6 +280,11 @@ impl BlockReader {
     /// No fetch runs and nothing is counted as prefetching.
     pub(super) fn nothing_in_flight(&self) -> bool {
         self.desk.nothing_in_flight()
+    }
+
+    /// Buffers kept for chunks to come.
+    pub(super) fn buffers_kept(&self) -> usize {
+        self.desk.buffers_kept()
     }
 
     /// Nothing waits to be written to disk.

@@ -48,7 +48,7 @@ impl PackTrial<'_> {
         chunk.check().ok()?;
         let range = chunk.range();
         let sealed = self.object.get(range.start as usize..range.end as usize)?;
-        Some(open_chunk(chunk, &self.opener, sealed).ok()?.len() as u64)
+        Some(open_chunk(chunk, &self.opener, &mut sealed.to_vec()).ok()?.len() as u64)
     }
 
     /// Tries all that the directory tells of.

@@ -6,7 +6,7 @@ use super::core::{Attempt, Core, Tx};
 use super::neighbours::SMALL_FILE_BLOCKS;
 use super::{Allocate, CopyRange, FsError, WriteOrigin};
 use crate::base::sabotage::{Bug, seeded};
-use crate::base::{BlockIndex, ErrorKind, FILE_SIZE_MAX, Inode};
+use crate::base::{BlockIndex, ErrorKind, FILE_SIZE_MAX, Inode, KIB, Spare};
 use crate::data::{BlockChange, ChunkRef, Extents, PackSeal, Piece, Span};
 use crate::format::{FileKind, InodeRecord, Key, Page, Place, page_of};
 
@@ -31,6 +31,9 @@ pub(super) struct ReadPlan {
     /// Where in the answer, how many bytes, from where.
     pub parts: Vec<(usize, usize, Source)>,
 }
+
+/// Memory of answers, of the sizes that the kernel asks for. 4 MiB at most.
+static ANSWERS: Spare = Spare::new(64 * KIB as usize, 256 * KIB as usize, 16);
 
 impl ReadPlan {
     /// The chunks that are needed, each as often as it is used.
@@ -63,11 +66,12 @@ impl ReadPlan {
             }
             parts.push((at, bytes));
         }
-        let mut answer = vec![0; self.len];
+        let mut answer = ANSWERS.take(self.len);
+        answer.resize(self.len, 0);
         for (at, bytes) in parts {
             answer[at..at + bytes.len()].copy_from_slice(&bytes);
         }
-        Ok(answer.into())
+        Ok(ANSWERS.lend(answer))
     }
 }
 

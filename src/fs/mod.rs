@@ -32,6 +32,7 @@ mod pace;
 mod packing;
 mod quota;
 mod reclaim;
+mod records_ahead;
 mod seek;
 mod space;
 mod status;

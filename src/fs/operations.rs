@@ -124,7 +124,14 @@ impl FileSystem {
     pub fn read(&self, inode: Inode, handle: Handle, offset: u64, len: u32) -> Outcome<Bytes> {
         let len = u64::from(len);
         self.read_ahead(inode, handle, offset, len);
-        let plan = match self.run(move |tx| tx.core().plan_read(inode, offset, len)) {
+        let plan = self.run(move |tx| {
+            let plan = tx.core().plan_read(inode, offset, len)?;
+            if plan.is_small_file {
+                tx.core().neighbourhood.on_read(inode, plan.len as u64);
+            }
+            Ok(plan)
+        });
+        let plan = match plan {
             Outcome::Ready(Ok(plan)) => plan,
             Outcome::Ready(Err(error)) => return Outcome::Ready(Err(error)),
             Outcome::Pending(plan) => {
@@ -150,12 +157,18 @@ impl FileSystem {
         mut plan: ReadPlan,
     ) -> Result<Bytes, FsError> {
         let mut chunks = plan.chunks();
-        let missing = |(chunk, _): &(ChunkRef, _)| self.inner.reader.cached(chunk).is_none();
+        let missing = |(chunk, _): &(ChunkRef, _)| !self.inner.reader.is_coming(chunk);
+        let mut look = None;
         if plan.is_small_file && chunks.iter().any(missing) {
-            self.read_neighbours(inode);
+            look = self.neighbours(inode).await;
         }
         loop {
-            let error = match self.inner.reader.read(&chunks).await {
+            let reading = self.inner.reader.read(&chunks);
+            // Only now: on a slow line, what this reader waits for is before it.
+            if let Some(look) = look.take() {
+                self.start_look(look);
+            }
+            let error = match reading.await {
                 Ok(contents) => return plan.assemble(contents),
                 Err(error) => error,
             };
@@ -174,11 +187,12 @@ impl FileSystem {
 
     /// Starts to fetch what a sequential reader will want next.
     fn read_ahead(&self, inode: Inode, handle: Handle, offset: u64, len: u64) {
+        let room = self.inner.reader.room_ahead();
         let range = {
             let mut core = self.inner.lock();
             let Ok(record) = core.inode(inode) else { return };
             let Some(state) = core.opened.read_ahead(handle) else { return };
-            state.on_read(offset, len, record.size)
+            state.on_read(offset, len, record.size, room)
         };
         let Some(range) = range else { return };
         let reader = self.inner.reader.clone();

@@ -306,7 +306,9 @@ fn inline_spans(extents: &mut Extents) {
     }
 }
 
-/// Claims unclaimed bytes in the order of writing, up to `bytes_max` (one block more at most).
+/// Claims unclaimed bytes in the order of writing, up to `bytes_max` (one block more at most). They come out in the order
+/// of files and of blocks in them: writes overtake each other on their way through the kernel, and
+/// what lies side by side in a pack is read with one request.
 fn claim(group: &mut Group, bytes_max: u64) -> Vec<Claimed> {
     let (mut claims, mut bytes) = (Vec::new(), 0);
     while bytes < bytes_max
@@ -319,6 +321,7 @@ fn claim(group: &mut Group, bytes_max: u64) -> Vec<Claimed> {
             }
         });
     }
+    claims.sort_by_key(|claimed| (claimed.inode, claimed.block));
     claims
 }
 

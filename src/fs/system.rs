@@ -20,6 +20,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant as TokioInstant;
 
 use super::core::{Attempt, Core, Fixed, Mode, Stop, Tx};
+use super::records_ahead::RecordsAhead;
 use super::status::Health;
 use super::{FsConfig, FsError, Outcome};
 use crate::base::{
@@ -81,6 +82,8 @@ pub(super) struct Inner {
     pub meta: Arc<dyn MetaRead>,
     /// The same engine as its writer; `None` on a mount that only reads.
     pub engine: Option<Arc<dyn MetaStore>>,
+    /// Where to read records before they are needed.
+    pub records_ahead: Arc<RecordsAhead>,
     pub reader: Arc<BlockReader>,
     pub packs: Arc<PackContext>,
     pub uploader: Arc<Uploader>,
@@ -137,6 +140,7 @@ impl Inner {
             core: Mutex::new(core),
             meta,
             engine,
+            records_ahead: Arc::default(),
             reader: parts.reader,
             packs: parts.packs,
             uploader: parts.uploader,
@@ -228,6 +232,7 @@ impl Inner {
             core.loading.begin(key)
         };
         let guard = LoadGuard { inner: self, key, ticket: Some(ticket) };
+        self.scan_ahead(key).await;
         let value = self.meta.get(key.as_bytes()).await.map_err(|error| self.unread(&error))?;
         guard.finish(value);
         Ok(())

@@ -48,7 +48,7 @@ impl Collector {
         let owners = directory.entries.iter().map(|entry| (entry.inode, entry.block));
         let mut owners: BTreeSet<(Inode, BlockIndex)> = owners.collect();
         owners.extend(parts.fs.references(pack).await?);
-        // One or two requests instead of one for each block.
+        // A few requests instead of one for each block.
         let seal = PackContext::seal_of(record);
         let chunks = data::chunks_of(pack, &directory).into_iter();
         parts.reader.prefetch(chunks.map(|chunk| (chunk, seal)).collect());

@@ -25,6 +25,7 @@ mod dump;
 mod explorer;
 mod model;
 mod ops;
+mod reading;
 mod reference;
 mod states;
 mod volume;

@@ -97,10 +97,28 @@ impl ProofVolume {
         store: &Arc<dyn ObjectStore>,
         engine: SlateMeta,
     ) -> Result<Mounted, String> {
+        let reading = ReaderConfig { memory_bytes: MIB, ..ReaderConfig::default() };
+        let config = FsConfig {
+            commit_interval: Duration::from_millis(200),
+            dirty_bytes_max: 8 * MIB,
+            pack_bytes: MIB,
+            record_cache_bytes: 4 * MIB + 64 * KIB,
+            ..FsConfig::default()
+        };
+        self.mount_as(store, engine, reading, config).await
+    }
+
+    pub async fn mount_as(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        engine: SlateMeta,
+        reading: ReaderConfig,
+        config: FsConfig,
+    ) -> Result<Mounted, String> {
         let writer = engine.writer_epoch();
         let meta = Arc::new(engine);
-        let config = ReaderConfig { memory_bytes: MIB, ..ReaderConfig::default() };
-        let reader = BlockReader::new(store.clone(), self.packs.clone(), config, Handle::current());
+        let runtime = Handle::current();
+        let reader = BlockReader::new(store.clone(), self.packs.clone(), reading, runtime.clone());
         let reader = Arc::new(reader);
         let parts = FsParts {
             writer,
@@ -110,15 +128,9 @@ impl ProofVolume {
             uploader: Arc::new(Uploader::new(store.clone(), Uploader::PARALLEL_DEFAULT)),
             names: self.names.clone(),
             block_size: self.block_size,
-            config: FsConfig {
-                commit_interval: Duration::from_millis(200),
-                dirty_bytes_max: 8 * MIB,
-                pack_bytes: MIB,
-                record_cache_bytes: 4 * MIB + 64 * KIB,
-                ..FsConfig::default()
-            },
+            config,
             clock: Arc::new(SystemClock),
-            runtime: Handle::current(),
+            runtime,
         };
         let fs = FileSystem::mount(parts).await.map_err(|error| format!("mount: {error}"))?;
         let parts = GcParts {

@@ -122,6 +122,10 @@ fn a_chunk_opens_neither_elsewhere_nor_cut_nor_bent_nor_with_the_wrong_last_mark
         let error = opener.open(index, is_last, bytes, &mut out).unwrap_err();
         assert!(matches!(error, OpenError::ForgedChunk { index: found, .. } if found == index));
         assert_eq!(out, b"kept");
+        let mut in_place = bytes.to_vec();
+        let error = opener.open_in_place(index, is_last, &mut in_place).unwrap_err();
+        assert!(matches!(error, OpenError::ForgedChunk { index: found, .. } if found == index));
+        assert!(in_place.is_empty());
     };
     refused(1, false, &sealed[0]);
     refused(0, true, &sealed[0]);
@@ -192,6 +196,9 @@ proptest! {
             let mut out = Vec::new();
             opener.open(index as u64, index + 1 == chunks.len(), sealed, &mut out).unwrap();
             prop_assert_eq!(&out, plain);
+            let mut in_place = sealed.clone();
+            opener.open_in_place(index as u64, index + 1 == chunks.len(), &mut in_place).unwrap();
+            prop_assert_eq!(&in_place, plain);
         }
     }
 

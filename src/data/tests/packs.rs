@@ -26,7 +26,7 @@ fn contents(context: &PackContext, pack: &BuiltPack) -> Vec<Bytes> {
     let opener = context.opener(pack.number, pack.record.epoch, &pack.record.salt).unwrap();
     let read = |(chunk, _): &(crate::data::ChunkRef, _)| {
         let range = chunk.offset as usize..(chunk.offset + chunk.sealed_len) as usize;
-        open_chunk(chunk, &opener, &object[range]).unwrap()
+        open_chunk(chunk, &opener, &mut object[range].to_vec()).unwrap()
     };
     refs(pack).iter().map(read).collect()
 }

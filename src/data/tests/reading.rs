@@ -1,5 +1,6 @@
 //! Reading: from memory, disk and bucket, merged, shared, and under faults.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,7 +8,10 @@ use bytes::Bytes;
 
 use super::support::{PACK, context, noise, pack, reader, refs, store_with, until};
 use crate::base::{ErrorKind, MIB, PackNumber};
-use crate::data::{ChunkRef, Compression, DataError, DiskCacheConfig, ReaderConfig};
+use crate::data::{
+    BlockReader, ChunkRef, Compression, DataError, DiskCacheConfig, PackSeal, ReadAhead,
+    ReaderConfig,
+};
 use crate::store::object_store::ObjectStoreExt as _;
 
 const BLOCK: usize = 65_536;
@@ -90,6 +94,98 @@ async fn large_reads_split_into_parallel_requests_within_the_bound() {
     assert!(gets.len() >= 3 && gets.iter().all(|range| range.end - range.start <= 4 * MIB));
 }
 
+fn sealed_bytes<'a>(refs: impl IntoIterator<Item = &'a (ChunkRef, PackSeal)>) -> u64 {
+    refs.into_iter().map(|(chunk, _)| u64::from(chunk.sealed_len)).sum()
+}
+
+/// Reads the blocks of `refs` as the kernel does, 128 KiB at a time and with read-ahead.
+async fn read_in_order(reader: &Arc<BlockReader>, refs: &[(ChunkRef, PackSeal)]) {
+    let (block, size) = (BLOCK as u64, (refs.len() * BLOCK) as u64);
+    let mut ahead = ReadAhead::new();
+    for (part, wanted) in (0..).zip(refs.chunks(2)) {
+        let len = wanted.len() as u64 * block;
+        if let Some(range) = ahead.on_read(part * 2 * block, len, size, reader.room_ahead()) {
+            let blocks = (range.start / block) as usize..range.end.div_ceil(block) as usize;
+            reader.prefetch(refs[blocks].to_vec());
+        }
+        reader.read(wanted).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn file_read_from_start_to_end_comes_in_few_long_requests_and_each_byte_once() {
+    let context = context(Compression::default());
+    let contents: Vec<_> = (0..256u32).map(|i| Bytes::from(vec![i as u8; BLOCK])).collect();
+    let packs: Vec<_> = (1..3).map(|n| pack(&context, PackNumber(n), &contents)).collect();
+    let store = store_with(&packs.iter().collect::<Vec<_>>()).await;
+    for (memory_bytes, gets_max) in [(128 * MIB, 14), (16 * MIB, 40)] {
+        store.gets.lock().unwrap().clear();
+        let reader = reader(&store, &context, ReaderConfig { memory_bytes, ..config() });
+        let refs: Vec<_> = packs.iter().flat_map(refs).collect();
+        read_in_order(&reader, &refs).await;
+        // 32 MiB: 8 requests of 4 MiB, and the first shorter ones. A small memory has smaller ones.
+        assert!(store.gets() <= gets_max, "{} at {memory_bytes}", store.gets());
+        assert_eq!(reader.stats().fetched_bytes, sealed_bytes(&refs));
+        assert!(reader.stats().memory_bytes <= memory_bytes);
+        until(|| reader.nothing_in_flight()).await;
+    }
+}
+
+#[tokio::test]
+async fn streams_beside_each_other_share_the_room_and_none_falls_back_to_short_requests() {
+    let context = context(Compression::default());
+    let contents: Vec<_> = (0..128u32).map(|i| Bytes::from(vec![i as u8; BLOCK])).collect();
+    let packs: Vec<_> = (1..5).map(|n| pack(&context, PackNumber(n), &contents)).collect();
+    let store = store_with(&packs.iter().collect::<Vec<_>>()).await;
+    let reader = reader(&store, &context, ReaderConfig { memory_bytes: 16 * MIB, ..config() });
+    let files: Vec<_> = packs.iter().map(refs).collect();
+    futures::future::join_all(files.iter().map(|refs| read_in_order(&reader, refs))).await;
+    // 32 MiB through 8 MiB for all that is on its way, at 1 MiB a request.
+    assert!(store.gets() <= 60, "{}", store.gets());
+    assert_eq!(reader.stats().fetched_bytes, sealed_bytes(files.iter().flatten()));
+}
+
+#[tokio::test]
+async fn reads_here_and_there_fetch_nothing_else() {
+    let context = context(Compression::default());
+    let contents: Vec<_> = (0..256u32).map(|i| Bytes::from(vec![i as u8; BLOCK])).collect();
+    let built = pack(&context, PACK, &contents);
+    let store = store_with(&[&built]).await;
+    let reader = reader(&store, &context, config());
+    let refs = refs(&built);
+    let (mut ahead, mut state) = (ReadAhead::new(), 1);
+    let size = (refs.len() * BLOCK) as u64;
+    let mut wanted = HashSet::new();
+    for _ in 0..60 {
+        let at = step(&mut state) as usize % refs.len();
+        wanted.insert(at);
+        let asked = ahead.on_read((at * BLOCK) as u64, 4096, size, reader.room_ahead());
+        assert_eq!(asked, None);
+        reader.read(&refs[at..=at]).await.unwrap();
+    }
+    let (stats, read) = (reader.stats(), wanted.iter().map(|at| &refs[*at]));
+    assert_eq!((stats.fetched_bytes, stats.prefetched), (sealed_bytes(read), 0));
+}
+
+#[tokio::test]
+async fn reader_has_its_block_before_a_long_request_is_through() {
+    let context = context(Compression::None);
+    let contents = blocks(64);
+    let built = pack(&context, PACK, &contents);
+    let store = store_with(&[&built]).await;
+    let reader = reader(&store, &context, config());
+    let refs = refs(&built);
+    store.stand_still.store(1, Relaxed);
+    reader.prefetch(refs.clone());
+    assert_eq!(reader.read(&refs[..28]).await.unwrap(), contents[..28]);
+    assert_eq!(store.gets(), 1);
+    assert!(!reader.nothing_in_flight());
+    // Who wants something else does not wait for it.
+    let other = pack(&context, PackNumber(8), &contents[..1]);
+    store.inner.put(&other.path, other.body.clone()).await.unwrap();
+    assert_eq!(reader.read(&super::support::refs(&other)).await.unwrap(), contents[..1]);
+}
+
 #[tokio::test]
 async fn many_readers_and_a_prefetch_share_one_request() {
     let context = context(Compression::None);
@@ -112,6 +208,79 @@ async fn many_readers_and_a_prefetch_share_one_request() {
         assert_eq!(reader.await.unwrap().unwrap(), contents);
     }
     assert_eq!(store.gets(), 1);
+}
+
+#[tokio::test]
+async fn fetch_ahead_that_fails_in_passing_is_begun_again_by_its_reader_and_no_other() {
+    let context = context(Compression::None);
+    let contents = blocks(4);
+    let built = pack(&context, PACK, &contents);
+    let store = store_with(&[&built]).await;
+    let reader = reader(&store, &context, config());
+    let refs = refs(&built);
+    let spawn = || {
+        let (reader, refs) = (Arc::clone(&reader), refs.clone());
+        tokio::spawn(async move { reader.read(&refs).await })
+    };
+    store.close_gate();
+    store.refuse.store(1, Relaxed);
+    reader.prefetch(refs.clone());
+    let both = [spawn(), spawn()];
+    until(|| reader.stats().misses == 8).await;
+    store.open_gate();
+    for read in both {
+        assert_eq!(read.await.unwrap().unwrap(), contents);
+    }
+    assert_eq!(store.gets(), 2);
+
+    // Of damage there is no other copy.
+    let one = pack(&context, PackNumber(8), &contents);
+    store.inner.put(&one.path, one.body.clone()).await.unwrap();
+    let refs = super::support::refs(&one);
+    store.tamper(&one.path, refs[2].0.offset as usize).await;
+    store.close_gate();
+    reader.prefetch(refs.clone());
+    let read = reader.read(&refs);
+    store.open_gate();
+    assert_eq!(read.await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.gets(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reader_asks_for_himself_where_what_is_read_ahead_stands_still() {
+    let context = context(Compression::None);
+    let contents = blocks(64);
+    let built = pack(&context, PACK, &contents);
+    let store = store_with(&[&built]).await;
+    let reader = reader(&store, &context, config());
+    let refs = refs(&built);
+    store.stand_still.store(1, Relaxed);
+    reader.prefetch(refs.clone());
+    let start = tokio::time::Instant::now();
+    let reads = [reader.read(&refs[24..48]), reader.read(&refs[40..48])];
+    let reads = futures::future::join_all(reads).await;
+    for (read, from) in reads.into_iter().zip([24, 40]) {
+        assert_eq!(read.unwrap(), contents[from..48]);
+    }
+    assert!(start.elapsed().as_secs() < 15);
+    assert_eq!(store.gets(), 2);
+    assert_eq!(store.gets.lock().unwrap()[1].start, u64::from(refs[32].0.offset));
+    assert_eq!(reader.read(&refs[24..48]).await.unwrap(), contents[24..48]);
+    assert_eq!(store.gets(), 2);
+}
+
+#[tokio::test]
+async fn memory_of_compressed_chunks_is_used_again() {
+    let context = context(Compression::default());
+    let half = |seed| [&noise(seed, BLOCK * 2 / 3)[..], &vec![0; BLOCK / 3]].concat();
+    let contents: Vec<Bytes> = (0..20).map(|seed| half(seed).into()).collect();
+    let built = pack(&context, PACK, &contents);
+    let store = store_with(&[&built]).await;
+    let reader = reader(&store, &context, config());
+    let refs = refs(&built);
+    assert!(refs.iter().all(|(chunk, _)| chunk.compressed));
+    assert_eq!(reader.read(&refs).await.unwrap(), contents);
+    assert_eq!(reader.buffers_kept(), 20);
 }
 
 #[tokio::test]

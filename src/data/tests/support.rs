@@ -98,6 +98,8 @@ pub(super) struct CountingStore {
     pub(super) refuse: AtomicUsize,
     /// So many of the next GETs end in the middle of the body.
     pub(super) break_off: AtomicUsize,
+    /// So many of the next GETs stand still in the middle of the body, for ever.
+    pub(super) stand_still: AtomicUsize,
 }
 
 impl Default for CountingStore {
@@ -110,6 +112,7 @@ impl Default for CountingStore {
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             refuse: AtomicUsize::new(0),
             break_off: AtomicUsize::new(0),
+            stand_still: AtomicUsize::new(0),
         }
     }
 }
@@ -160,14 +163,19 @@ impl ObjectStore for CountingStore {
             return Err(Error::Generic { store: "test", source: "refused".into() });
         }
         let mut result = self.inner.get_opts(path, options).await?;
-        if taken(&self.break_off) {
+        let (breaks_off, stands_still) = (taken(&self.break_off), taken(&self.stand_still));
+        if breaks_off || stands_still {
             let (range, meta) = (result.range.clone(), result.meta.clone());
             let attributes = result.attributes.clone();
             let extensions = result.extensions.clone();
             let bytes = result.bytes().await?;
-            let half = bytes.slice(..bytes.len() / 2);
+            let half = futures::stream::iter([Ok(bytes.slice(..bytes.len() / 2))]);
             let end = Err(Error::Generic { store: "test", source: "reset by peer".into() });
-            let payload = GetResultPayload::Stream(futures::stream::iter([Ok(half), end]).boxed());
+            let payload = GetResultPayload::Stream(if breaks_off {
+                half.chain(futures::stream::iter([end])).boxed()
+            } else {
+                half.chain(futures::stream::pending()).boxed()
+            });
             result = GetResult { payload, meta, range, attributes, extensions };
         }
         Ok(result)

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::support::*;
-use crate::base::{Inode, MIB};
+use crate::base::{Inode, KIB, MIB};
 use crate::fs::{Allocate, CopyRange, FileSystem, FsError, Seek};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,4 +202,26 @@ proptest! {
             .worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(run(steps));
     }
+}
+
+#[tokio::test]
+async fn blocks_written_out_of_order_lie_in_order_in_their_pack() {
+    let volume = TestVolume::new().await;
+    let fs = volume.mount().await;
+    let (one, _) = create(&fs, Inode::ROOT, "one").await;
+    let (two, _) = create(&fs, Inode::ROOT, "two").await;
+    for block in [5, 2, 7, 0, 3, 6, 1, 4] {
+        for file in [two, one] {
+            write(&fs, file, block * 16 * KIB, &[file.0 as u8; 16 * KIB as usize]).await;
+        }
+    }
+    fs.flush().await.unwrap();
+    let mut places = Vec::new();
+    for file in [one, two] {
+        let plan = fs.run(move |tx| tx.core().plan_read(file, 0, 128 * KIB)).wait().await.unwrap();
+        let chunks = plan.chunks().into_iter();
+        places.extend(chunks.map(|(chunk, _)| (chunk.pack, chunk.offset)));
+    }
+    assert_eq!(places.len(), 64);
+    assert!(places.is_sorted(), "{places:?}");
 }

@@ -12,4 +12,5 @@ mod quota;
 mod robust;
 mod scrub;
 mod seek;
+mod small_files;
 pub(crate) mod support;

@@ -31,6 +31,7 @@ pub struct TestVolume {
     pub context: Arc<PackContext>,
     names: SecretKey,
     pub config: FsConfig,
+    pub reading: ReaderConfig,
     pub block_size: BlockSize,
 }
 
@@ -55,7 +56,8 @@ impl TestVolume {
             ..FsConfig::default()
         };
         let block_size = BlockSize::new(4 * KIB).unwrap();
-        Self { meta, store, context: Arc::new(context), names, config, block_size }
+        let reading = ReaderConfig { memory_bytes: MIB, ..ReaderConfig::default() };
+        Self { meta, store, context: Arc::new(context), names, config, reading, block_size }
     }
 
     /// What a check has to know.
@@ -115,7 +117,7 @@ impl TestVolume {
         let reader = BlockReader::new(
             self.store.clone(),
             self.context.clone(),
-            ReaderConfig { memory_bytes: MIB, ..ReaderConfig::default() },
+            self.reading.clone(),
             runtime.clone(),
         );
         let reader = Arc::new(reader);

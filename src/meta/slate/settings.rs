@@ -119,7 +119,9 @@ const COMPACTED_TABLE_BYTES: usize = 64 << 20;
 /// Read-ahead of one compaction input; up to 8 inputs are open at a time.
 const COMPACTION_READ_BYTES: usize = 1 << 20;
 /// Longest read-ahead of a scan, per table.
-const SCAN_READ_BYTES_MAX: usize = 256 << 10;
+const SCAN_READ_BYTES_MAX: usize = 1 << 20;
+/// A scan that reads so far ahead streams.
+const SCAN_STREAM_BYTES: usize = 256 << 10;
 /// What a record of a scan is taken to weigh when sizing its read-ahead.
 const SCAN_RECORD_BYTES: usize = 128;
 /// Rows from which on a table gets a filter. Most tables here are small, and each one without a filter is read by every lookup.
@@ -202,7 +204,7 @@ pub(super) fn point_read() -> ReadOptions {
 /// A scan for few records reads little ahead; a long one streams.
 pub(super) fn scan(limit: usize) -> ScanOptions {
     let wanted = limit.saturating_mul(SCAN_RECORD_BYTES).clamp(1, SCAN_READ_BYTES_MAX);
-    let tasks = if wanted == SCAN_READ_BYTES_MAX { 4 } else { 1 };
+    let tasks = if wanted >= SCAN_STREAM_BYTES { 4 } else { 1 };
     ScanOptions::new()
         .with_read_ahead_bytes(wanted)
         .with_max_fetch_tasks(tasks)
