@@ -157,7 +157,7 @@ fn more_memory(config: &Config, pack_bytes: u64, store: &StoreSpeed) -> Option<A
         value: Some(Size(enough).to_string()),
         why: format!(
             "a request takes {ms:.0} ms, which packs on their way at once and reading ahead hide; a quarter of this memory \
-             is for what is written, and a quarter for what is read ahead"
+             is for what is written, and three eighths for what is read"
         ),
     })
 }

@@ -1,8 +1,10 @@
 //! How the memory for content is divided among those who hold it: one figure to set instead of five.
 //!
 //! ```text
-//! | cache, read-ahead 1/2 | dirty 1/4 | sealed packs on their way 1/8 | kernel's requests 1/16 | disk cache's queue 1/16 |
+//! | cache, read-ahead 3/8 | dirty 1/4 | sealed packs on their way 1/8 | kernel's requests 1/16 | disk cache's queue 1/16 |
 //! ```
+//!
+//! The rest is what the allocator needs to hold pieces of so many sizes.
 
 use super::{Cache, Write};
 use crate::base::MIB;
@@ -38,7 +40,7 @@ impl Shares {
         let packs = usize::try_from(memory / 8 / pack).unwrap_or(PACKS_IN_FLIGHT_MAX);
         let requests = (memory / 16 / REQUEST_BYTES).clamp(REQUESTS_MIN, REQUESTS_MAX);
         Self {
-            cache_bytes: memory / 2,
+            cache_bytes: memory / 8 * 3,
             dirty_bytes: write.dirty_max.0.min((memory / 4).max(2 * pack)),
             packs_in_flight: packs.clamp(1, PACKS_IN_FLIGHT_MAX),
             kernel_requests: u16::try_from(requests).unwrap_or(u16::MAX),
@@ -63,7 +65,7 @@ mod tests {
     #[test]
     fn defaults_bound_nobody_else() {
         let all = Shares::new(&Cache::default(), &Write::default());
-        assert_eq!(all.cache_bytes, 256 * MIB);
+        assert_eq!(all.cache_bytes, 192 * MIB);
         assert_eq!(all.dirty_bytes, Write::default().dirty_max.0);
         assert_eq!(all.packs_in_flight, PACKS_IN_FLIGHT_MAX);
         assert_eq!(shares(100_000).kernel_requests, 64);
@@ -72,7 +74,7 @@ mod tests {
     #[test]
     fn little_memory_is_shared_and_everybody_has_what_he_needs() {
         let few = shares(128);
-        assert_eq!((few.cache_bytes, few.dirty_bytes), (64 * MIB, 32 * MIB));
+        assert_eq!((few.cache_bytes, few.dirty_bytes), (48 * MIB, 32 * MIB));
         assert_eq!((few.packs_in_flight, few.kernel_requests), (1, 8));
         let none = shares(0);
         assert_eq!((none.dirty_bytes, none.packs_in_flight), (32 * MIB, 1));

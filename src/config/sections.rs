@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Shares, cache_home, state_home};
 use crate::base::{BLOCK_SIZE_DEFAULT, BlockSize, GIB, KIB, MIB};
-use crate::data::ReaderConfig;
 use crate::format::header::{Compression, VolumeParams};
 use crate::fs::FsConfig;
 use crate::gc::{GcPolicy, RekeyPolicy};
@@ -111,11 +110,7 @@ pub struct Cache {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self {
-            memory: Size(2 * ReaderConfig::default().memory_bytes),
-            disk: None,
-            disk_size: Size(10 * GIB),
-        }
+        Self { memory: Size(512 * MIB), disk: None, disk_size: Size(10 * GIB) }
     }
 }
 

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use lru::LruCache;
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use tokio::runtime::Handle;
 
 use crate::base::VolumeId;
@@ -41,6 +42,10 @@ pub struct DiskCacheConfig {
 
 /// Unit of `st_blocks`, whatever the file system's block size (POSIX leaves it open, Linux fixes it).
 const STAT_BLOCK: u64 = 512;
+/// What is shorter than this shares pages with its neighbours, which would be read back to be completed.
+const UNCACHED_LEN_MIN: usize = 1 << 20;
+/// `linux/fs.h`; rustix has no name for it.
+const RWF_DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 const TAG_LEN: usize = crate::crypto::TAG_LEN;
 
 /// Sealed bytes of one volume's packs on disk, or nothing at all.
@@ -246,7 +251,7 @@ impl Cache {
 
     fn write(&self, write: &Write) -> io::Result<()> {
         let file = private().create(true).truncate(false).open(self.dir.join(&write.name))?;
-        file.write_all_at(&write.bytes, write.offset)?;
+        write_past_page_cache(&file, &write.bytes, write.offset)?;
         let bytes = file.metadata()?.blocks() * STAT_BLOCK;
         self.index().set(&write.name, bytes);
         Ok(())
@@ -293,6 +298,25 @@ impl Index {
     fn forget(&mut self, name: &str) {
         self.bytes -= self.files.pop(name).unwrap_or(0);
     }
+}
+
+/// Writes all of `bytes`, long ones without leaving them in the kernel's page cache, where they would push out what
+/// programs use: what is read back from here soon is in memory above.
+fn write_past_page_cache(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while bytes.len() >= UNCACHED_LEN_MIN {
+        match pwritev2(file, &[IoSlice::new(bytes)], offset, RWF_DONTCACHE) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            // Before Linux 6.14, and on file systems that cannot.
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    file.write_all_at(bytes, offset)
 }
 
 fn private() -> OpenOptions {
@@ -375,5 +399,22 @@ mod tests {
         }
         let queue = cache.queue();
         assert_eq!((queue.writes.len(), queue.bytes), (4, QUEUE_BYTES_MAX));
+    }
+
+    #[test]
+    fn long_writes_past_the_page_cache_are_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = private()
+            .read(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.path().join("pack"))
+            .unwrap();
+        let bytes: Vec<u8> = (0..3 * UNCACHED_LEN_MIN + 777).map(|i| (i % 251) as u8).collect();
+        write_past_page_cache(&file, &bytes, 123).unwrap();
+        write_past_page_cache(&file, &bytes[..500], 123 + bytes.len() as u64).unwrap();
+        let mut back = vec![0; bytes.len() + 500];
+        file.read_exact_at(&mut back, 123).unwrap();
+        assert_eq!((&back[..bytes.len()], &back[bytes.len()..]), (&bytes[..], &bytes[..500]));
     }
 }
