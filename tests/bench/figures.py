@@ -164,8 +164,8 @@ def head(results, peers):
     lines = ["# lidfs beside its peers and its targets", ""]
     lines.append(
         f"{first.get('date', '-')}, {machine.get('cpus', '?')} CPUs, kernel {machine.get('kernel', '?')}; written by `tests/bench/run`. "
-        "lidfs, rclone-crypt and gocryptfs-s3fs are of this run, on one S3 server on loopback behind a proxy that counts, and delays "
-        f"where it says so. `†`: measured before ({peers['measured']}, {peers['machine']}; {peers['servers']})"
+        "lidfs, rclone-crypt and gocryptfs-s3fs are of this run, on S3 servers on loopback (s3s-fs; gocryptfs-s3fs on Ceph RGW, because "
+        f"s3s-fs refuses keys that end in a slash) behind a proxy that counts, and delays where it says so. `†`: measured before ({peers['measured']}, {peers['machine']}; {peers['servers']})"
     )
     small = [f"{name} {settings[name]} in place of {full}" for name, full in FULL_SIZES.items() if settings.get(name, full) != full]
     if small:

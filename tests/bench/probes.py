@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -191,30 +192,28 @@ def cpu(probe):
                 spent = cpu_seconds(pids) - before
                 recorder.send_signal(signal.SIGINT)
                 recorder.wait(timeout=60)
-                shares, count, rest = classify(samples.name)
+                shares, count, names = classify(samples.name)
             per_gib = spent / (moved / 1024)
-            probe.save(**{name: {"cpu_s_per_GiB": round(per_gib, 2), "samples": count, "shares": shares, "rest": rest}})
+            probe.save(**{name: {"cpu_s_per_GiB": round(per_gib, 2), "samples": count, "shares": shares, "names": names}})
         peer.umount()
 
 
 def classify(file):
-    """Share of each group among the samples, and the names in the rest that come most often."""
+    """Share of each group among the samples, how many there are, and the innermost names most often seen in each."""
     words = ["perf", "script", "-i", file, "-F", "comm,ip,sym"]
     text = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace").stdout
     patterns = [(name, re.compile(pattern, re.I)) for name, pattern in GROUPS]
-    groups, rest, count = {}, {}, 0
+    groups = Counter()
+    names = {}
     for sample in text.split("\n\n"):
         frames = [line.split(None, 1)[-1] for line in sample.splitlines() if re.match(r"\s+[0-9a-f]+ ", line)]
-        if not frames:
-            continue
-        count += 1
-        found = next((name for frame in frames for name, pattern in patterns if pattern.search(frame)), None)
-        if found is None:
-            rest[frames[0]] = rest.get(frames[0], 0) + 1
-        groups[found or "rest"] = groups.get(found or "rest", 0) + 1
-    most = sorted(rest.items(), key=lambda item: -item[1])[:8]
-    shares = {name: round(number / max(count, 1), 3) for name, number in sorted(groups.items(), key=lambda g: -g[1])}
-    return shares, count, {name[:80]: round(number / max(count, 1), 3) for name, number in most}
+        if frames:
+            found = next((name for frame in frames for name, pattern in patterns if pattern.search(frame)), "rest")
+            groups[found] += 1
+            names.setdefault(found, Counter())[frames[0][:80]] += 1
+    count = groups.total()
+    shares = {name: round(number / count, 3) for name, number in groups.most_common()}
+    return shares, count, {group: dict(seen.most_common(6)) for group, seen in names.items()}
 
 
 # ---------------------------------------------------------------- growth

@@ -146,6 +146,10 @@ def all_done(results):
     return sum("error" in s or "safe_error" in s for s in results.part("lidfs-128m")["workloads"].values())
 
 
+def requests_per_mib(name):
+    return lambda results: results.step("lidfs-0", name)["s3"]["requests"] / results.step("lidfs-0", name)["MiB"]
+
+
 def cpu(name):
     return lambda results: results.step("lidfs-0", name)["cpu_s"] / (results.step("lidfs-0", name)["MiB"] / 1024)
 
@@ -229,9 +233,10 @@ TARGETS = [
     *fsyncs(),
     Target("fsync beside", "fsync beside a stream, 20 ms and 20 MB/s, p95", "<=", 1000, "ms", step("lidfs-fsync", "fsync_mixed", "p95_ms")),
     Target("overwrite up", "2,048 random 4 KiB overwrites, cold: sent", "<=", 24, "MiB", up_mib),
-    Target("overwrite down", "2,048 random 4 KiB overwrites, cold: fetched (metadata alone)", "<=", 1, "MiB", down_mib),
+    Target("overwrite down", "2,048 random 4 KiB overwrites, cold: fetched (metadata alone)", "<=", 2, "MiB", down_mib),
     Target("overwrite groups", "2,048 random 4 KiB overwrites, cold: groups of changes", "<=", 1, "group", step("lidfs-0", "randwrite", "groups")),
     Target("overwrite read", "that overwritten file read cold, every byte right", ">=", 0.5, "MiB/s", step("lidfs-0", "overread", "MiBps"), step("lidfs-0", "seqread", "MiBps"), "the cold read above"),
+    Target("overwrite layout", "that read: requests for each MiB", "<=", 1.5, "requests/MiB", requests_per_mib("overread"), requests_per_mib("seqread"), "the cold read above"),
     *large_directory(),
     Target("million mount", "1,000,000 files: cold mount to first byte", "<=", 10, "requests", lambda r: million(r)["first_byte"]["s3"]["requests"]),
     Target("million rss", "1,000,000 files: peak RSS", "<=", 400, "MiB", largest_rss),
