@@ -21,7 +21,7 @@ from targets import PEERS, TARGETS, Results
 HERE = Path(__file__).resolve().parent
 SMALL_FILE_STEPS = ("create", "stat", "readsmall", "rename", "unlink")
 FULL_SIZES = {"seq_mib": 1024, "files": 2000, "bigdir": 100_000}
-MARKS = "`*` disturbed by other load, `<` stopped at the time limit (or with the stream beside it), `?` never reported safe."
+MARKS = "`*` disturbed by other load, `<` stopped at the time limit (or with the stream beside it), `?` never reported safe, `-` not measured."
 
 
 # ---------------------------------------------------------------- the table of targets, and what falls short
@@ -91,7 +91,8 @@ def cell(line, result, crash, files):
     if figures is None:
         return None
     if "error" in figures:
-        return "FAIL: " + short(figures["error"])
+        killed = re.match(r"killed after (.*)", figures["error"])
+        return f"not done in {killed[1]}" if killed else "FAIL: " + short(figures["error"])
     text = FORMS[line["metric"]](figures, result) + marks(figures, result)
     fewer = result["settings"]["files"] != files and line["step"] in SMALL_FILE_STEPS
     return text + (f" for {result['settings']['files']}" if fewer else "")

@@ -66,10 +66,10 @@ def parts(quick):
     ceiling = "seqwrite,seqread,seqread_warm,randprep,randread_cached,mem_create,mem_stat,mem_unlink"
     return [
         probe("raw-0", 300, "--delay-ms", 0, *probing, of="raw"),
-        peer("lidfs-0", "lidfs", 0, 600, *small),
+        peer("lidfs-0", "lidfs", 0, 900, *small),
         peer("memfs", "memfs", 0, 300, "--workloads", ceiling, *small),
         probe("raw-20", 300, "--delay-ms", 20, *probing, of="raw"),
-        peer("lidfs-20", "lidfs", 20, 600, *small),
+        peer("lidfs-20", "lidfs", 20, 900, *small),
         peer("lidfs-fsync", "lidfs", 20, 400, "--mb-per-s", 20, "--workloads", "fsync_mixed", "--timeout", 120, *small),
         peer("lidfs-128m", "lidfs", 0, 400, "--workloads", memory, *small, env={"LIDFS_CACHE_MEMORY": "128 MiB"}),
         probe("opening", 200, *probing),
