@@ -35,6 +35,7 @@ from meter import MemorySampler, cpu_seconds, now, traffic
 
 FILES_IN_DIRECTORY = 1000
 GIB = 1 << 30
+DISK_SPARE = 4 * GIB
 
 
 class Probe:
@@ -163,13 +164,16 @@ def idle(probe):
 # Group of a sample: of the first frame, from the innermost, that one of these names. The kernel has
 # frames of its callers, so that a copy in it counts for who asked; of the program there is the innermost.
 GROUPS = [
-    ("sealing and compression", r"aes|ghash|polyval|gcm|ctr32|zstd|huf_|fse_|xxh|sha2|sha256|hkdf|hmac|seal|crc32"),
-    ("FUSE", r"fuse|iov_iter_get_pages"),
+    ("fresh pages", r"page_fault|clear_page|madvise|munmap|mprotect"),
+    ("copies and allocation in the daemon", r"^__mem(move|cpy|set|cmp)_|_mi_|malloc|realloc|\bc?free\b"),
+    ("SHA-256 and CRC", r"sha2|sha256|hmac|md5|crc"),
+    ("sealing", r"aes|ghash|polyval|gcm|ctr32|hybrid_array|universal_hash|hkdf|seal"),
+    ("compression", r"zstd|huf_|fse_|hist_|xxh"),
+    ("FUSE", r"fuse"),
     ("HTTP and network", r"tcp_|sock|inet|hyper|aws_|smithy|http|rustls|skb_|net_rx|\bip_|epoll|\bmio"),
-    ("metadata", r"slatedb|lidfs::meta|foyer|moka"),
-    ("memory and copies of our own", r"memcpy|memmove|memset|malloc|free|realloc|page_fault|madvise|munmap|mmap|_int_"),
-    ("file system of the cache", r"ext4|xfs|btrfs|vfs_|do_sys_open|pwrite|pread|jbd2|filemap"),
-    ("threads and scheduling", r"futex|sched|tokio|parking|schedule"),
+    ("disk cache", r"ext4|xfs|btrfs|vfs_|do_sys_open|pwrite|pread|jbd2|filemap|disk_cache"),
+    ("metadata", r"slatedb|lidfs::meta|moka"),
+    ("threads and waiting", r"futex|sched|tokio|parking|task_switch"),
 ]
 
 
@@ -262,7 +266,6 @@ def make_files(top, made, count, deadline):
 
 
 def growth_bytes(probe):
-    # By the largest, what is in the bucket, in the cache and the source take twice 10 GiB of disk.
     totals = (10 * MIB, 50 * MIB, 100 * MIB) if probe.quick else (GIB // 10, GIB, 10 * GIB)
     with probe.site() as (peer, proxy):
         memory = MemorySampler(peer)
@@ -270,6 +273,9 @@ def growth_bytes(probe):
         written, points = 0, []
         for number, total in enumerate(totals):
             file = peer.mnt / f"part{number}"
+            free = shutil.disk_usage(probe.options.dir).free
+            if free < total - written + DISK_SPARE:
+                raise RuntimeError(f"{free >> 30} GiB of disk left, too little for {total >> 30} GiB and the cache")
             memory.begin()
             before, start, begun = proxy.counters(), now(), written
             written += write_distinct(file, total - written, probe.data / "random.bin", number, start + probe.options.timeout)

@@ -113,7 +113,7 @@ def growth(results):
                 number(max(p["rss_write_MB"], p["rss_read_MB"])), number(p["bucket_MB"]), number(p["bucket_MB"] * 1e6 / p["files"]),
             ]))
     if sizes:
-        lines += ["", "Incompressible bytes in one volume that grows. Times and requests of a row are those of the bytes that came new.", ""]
+        lines += ["", "Incompressible bytes in one volume that grows, with a disk cache of 2 GiB. Times and requests of a row are those of the bytes that came new.", ""]
         lines += heading(["GiB", "write, s", "s/GiB", "requests/GiB", "read cold, s", "s/GiB", "requests/GiB", "first byte cold, s", "requests", "RSS, MB", "bucket, MB", "MB/GiB"])
         for p in sizes:
             new, total = p["new"] / (1 << 30), p["bytes"] / (1 << 30)
@@ -134,8 +134,8 @@ def cpu(results):
     steps = [(name, title) for name, title in (("seqwrite", "written"), ("seqread", "read cold")) if name in found]
     if not steps:
         return []
-    lines = ["", "## CPU time of 1 GiB", "", "Share of the daemon's samples (`perf record`), by the innermost function that tells, which for copies of the kernel", ""]
-    lines[-2] += " is who asked for them. The seconds are of this measurement, with the sampling in them."
+    lines = ["", "## CPU time of 1 GiB", "", "Share of the daemon's samples (`perf record`), by the innermost function that tells, which for copies of the kernel is", ""]
+    lines[-2] += " who asked for them. The seconds are of this measurement, with the sampling in them."
     lines += heading(["", *(f"{title}: {found[name]['cpu_s_per_GiB']:g} s/GiB" for name, title in steps)])
     groups = sorted({group for name, _ in steps for group in found[name]["shares"]}, key=lambda g: (g == "rest", -found[steps[0][0]]["shares"].get(g, 0)))
     for group in groups:

@@ -53,8 +53,8 @@ def peer(name, kind, delay, limit, *more, env=None):
     return Part(name, words, limit, env or {}, SERVERS.get(kind, ""))
 
 
-def probe(name, limit, *more, of=None):
-    return Part(name, ("probes.py", of or name, *map(str, more)), limit)
+def probe(name, limit, *more, of=None, env=None):
+    return Part(name, ("probes.py", of or name, *map(str, more)), limit, env or {})
 
 
 def parts(quick):
@@ -77,7 +77,8 @@ def parts(quick):
         probe("cpu", 300, *probing),
         probe("idle", 400, *probing),
         probe("growth-files", 1500, *probing),
-        probe("growth-bytes", 900, *probing),
+        # Its bucket takes 10 GiB of disk; the cache need not take as much again.
+        probe("growth-bytes", 900, *probing, env={"LIDFS_CACHE_DISK_SIZE": "2 GiB"}),
         peer("rclone-crypt-0", "rclone-crypt", 0, 600, "--workloads", PEER_STEPS, *limited, *small),
         peer("gocryptfs-s3fs-0", "gocryptfs-s3fs", 0, 600, "--workloads", PEER_STEPS, *limited, *small),
         peer("rclone-crypt-20", "rclone-crypt", 20, 900, "--workloads", PEER_STEPS, *limited, *small),
