@@ -116,6 +116,14 @@ def seconds_safe(figures, _):
     return f"{number(figures['t_safe'])} ({figures['s3']['requests']})"
 
 
+def seconds_alone(figures, _):
+    return number(figures["t"])
+
+
+def seconds_requests(figures, _):
+    return f"{number(figures['t'])} ({figures['s3']['requests']})"
+
+
 def rate(figures, result):
     return number(figures["MiBps"]) + (f" ({figures['s3']['requests']})" if result["settings"]["delay_ms"] else "")
 
@@ -128,7 +136,16 @@ def median(figures, _):
     return number(figures["median_ms"]) + (f", p95 {number(figures['p95_ms'])}" if "p95_ms" in figures else "")
 
 
-FORMS = {"requests": requests, "t": seconds, "t_safe": seconds_safe, "MiBps": rate, "write_MiBps": write_rate, "median_ms": median}
+FORMS = {
+    "requests": requests,
+    "t": seconds,
+    "t_alone": seconds_alone,
+    "t_safe": seconds_safe,
+    "t_requests": seconds_requests,
+    "MiBps": rate,
+    "write_MiBps": write_rate,
+    "median_ms": median,
+}
 
 
 def marks(figures, result):
