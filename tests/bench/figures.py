@@ -23,6 +23,9 @@ SMALL_FILE_STEPS = ("create", "stat", "readsmall", "rename", "unlink")
 FULL_SIZES = {"seq_mib": 1024, "files": 2000, "bigdir": 100_000}
 MARKS = "`*` disturbed by other load, `<` stopped at the time limit (or with the stream beside it), `?` never reported safe, `-` not measured."
 
+LEGEND = """"raw": `lidfs bench` with objects of 16 MiB, the best number at once; "memfs": a FUSE file
+system that answers from memory (`memfs/`); "one PUT": the median of small ones, of `lidfs bench`."""
+
 
 # ---------------------------------------------------------------- the table of targets, and what falls short
 
@@ -183,7 +186,8 @@ def head(results, peers):
     lines.append(
         f"{first.get('date', '-')}, {machine.get('cpus', '?')} CPUs, kernel {machine.get('kernel', '?')}; written by `tests/bench/run`. "
         "lidfs, rclone-crypt and gocryptfs-s3fs are of this run, on S3 servers on loopback (s3s-fs; gocryptfs-s3fs on Ceph RGW, because "
-        f"s3s-fs refuses keys that end in a slash) behind a proxy that counts, and delays where it says so. `†`: measured before ({peers['measured']}, {peers['machine']}; {peers['servers']})"
+        "s3s-fs refuses keys that end in a slash) behind a proxy that counts, and delays where it says so. "
+        f"`†`: measured before ({peers['measured']}, {peers['machine']}; {peers['servers']})"
     )
     small = [f"{name} {settings[name]} in place of {full}" for name, full in FULL_SIZES.items() if settings.get(name, full) != full]
     if small:
@@ -200,8 +204,7 @@ def main():
     short_lines, silent = shortfalls(unmet, shortfall_texts(HERE / "shortfalls.md"))
 
     lines = head(results, peers)
-    lines += ["", "## Targets", "", f"{len(TARGETS) - len(unmet)} of {len(TARGETS)} met. \"raw\": `lidfs bench` with objects of 16 MiB, the best number at once;"]
-    lines += ["\"memfs\": a FUSE file system that answers from memory (`memfs/`); \"one PUT\": the median of small ones, of `lidfs bench`.", "", *rows]
+    lines += ["", "## Targets", "", f"{len(TARGETS) - len(unmet)} of {len(TARGETS)} met. {LEGEND}", "", *rows]
     lines += ["", "## What falls short, why, what it would take", "", *short_lines]
     lines += sections.pictures(results, out.parent / "plots")
     lines += sections.growth(results)

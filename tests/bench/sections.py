@@ -4,7 +4,9 @@ import plots
 from report import heading, number, row
 from targets import PEERS, Missing, raw
 
+GIB = 1 << 30
 SHOWN = ("lidfs", *PEERS)
+SEQUENTIAL = (("seqwrite", "MiBps_safe", "put", "write"), ("seqread", "MiBps", "get", "read cold"))
 REQUEST_GROUPS = (
     ("seqwrite", "write\n1 GiB"),
     ("randwrite", "overwrite\n8 MiB"),
@@ -44,14 +46,15 @@ def figure(results, part, step, metric):
 def throughput(results):
     groups, limits = [], {}
     for delay in (0, 20):
-        for step, metric, kind, what in (("seqwrite", "MiBps_safe", "put", "write"), ("seqread", "MiBps", "get", "read cold")):
+        for step, metric, kind, what in SEQUENTIAL:
             name = f"{what}\n{delay} ms added"
             groups.append((name, [figure(results, f"{peer}-{delay}", step, metric) for peer in SHOWN]))
             try:
                 limits[name] = raw(delay, kind)(results)
             except Missing:
                 pass
-    return plots.bars("1 GiB written until in the bucket, and read cold", "MiB/s; line: the raw store", SHOWN, groups, limits=limits)
+    title = "1 GiB written until in the bucket, and read cold"
+    return plots.bars(title, "MiB/s; line: the raw store", SHOWN, groups, limits=limits)
 
 
 def requests(results, delay):
@@ -70,63 +73,84 @@ def points(results, name):
     return results.files.get(name, {}).get("points", [])
 
 
+def peak_rss(point):
+    return max(point["rss_write_MB"], point["rss_read_MB"])
+
+
 def growth_plots(results):
-    files, sizes = points(results, "growth-files"), points(results, "growth-bytes")
-    by_files = lambda value: [(point["files"], value(point)) for point in files]
-    by_bytes = lambda value: [(point["bytes"] / (1 << 30), value(point)) for point in sizes]
-    rss = lambda point: max(point["rss_write_MB"], point["rss_read_MB"])
-    asked = lambda key: lambda point: point[key]["s3"]["requests"]
-    made = lambda point: point["s3"]["requests"]
-    return {
-        "growth-files-time": plots.curves(
-            "Time as files grow in number", "us for each file; s to the first byte", "files in the volume",
-            [("create and safe, us", by_files(lambda p: p["t"] / p["new"] * 1e6)), ("find, us", by_files(lambda p: p["find"]["t"] / p["files"] * 1e6)),
-             ("cold mount to first byte, s", by_files(lambda p: p["first_byte"]["t"]))]),
-        "growth-files-cost": plots.curves(
-            "Requests, memory and bucket as files grow in number", "requests; MB", "files in the volume",
-            [("requests to create", by_files(made)), ("requests of find", by_files(asked("find"))),
-             ("requests to first byte", by_files(asked("first_byte"))), ("peak RSS, MB", by_files(rss)), ("bucket, MB", by_files(lambda p: p["bucket_MB"]))]),
-        "growth-bytes-time": plots.curves(
-            "Time as bytes grow", "s for each GiB; s to the first byte", "GiB in the volume",
-            [("write and safe, s/GiB", by_bytes(lambda p: p["t"] / p["new"] * (1 << 30))), ("read cold, s/GiB", by_bytes(lambda p: p["read"]["t"] / p["new"] * (1 << 30))),
-             ("cold mount to first byte, s", by_bytes(lambda p: p["first_byte"]["t"]))]),
-        "growth-bytes-cost": plots.curves(
-            "Requests, memory and bucket as bytes grow", "requests; MB", "GiB in the volume",
-            [("requests to write", by_bytes(made)), ("requests to read", by_bytes(asked("read"))),
-             ("requests to first byte", by_bytes(asked("first_byte"))), ("peak RSS, MB", by_bytes(rss)), ("bucket, MB", by_bytes(lambda p: p["bucket_MB"]))]),
-    }
+    def line(name, key, value):
+        size = GIB if key == "bytes" else 1
+        return [(point[key] / size, value(point)) for point in points(results, name)]
+
+    def asked(step):
+        return lambda point: point[step]["s3"]["requests"]
+
+    pictures = {}
+    for name, key, unit, across, read, what in (
+        ("growth-files", "files", 1e-6, "files in the volume", "find", ("create and safe, us", "find, us")),
+        ("growth-bytes", "bytes", 1 / GIB, "GiB in the volume", "read", ("write and safe, s/GiB", "read cold, s/GiB")),
+    ):
+        # `find` goes over all of the volume, reading over what came new.
+        of = "files" if read == "find" else "new"
+        series = [
+            (what[0], line(name, key, lambda p: p["t"] / p["new"] / unit)),
+            (what[1], line(name, key, lambda p: p[read]["t"] / p[of] / unit)),
+            ("cold mount to first byte, s", line(name, key, lambda p: p["first_byte"]["t"])),
+        ]
+        pictures[f"{name}-time"] = plots.curves(f"Time as {key} grow", "units: in the legend", across, series)
+        series = [
+            ("requests to write", line(name, key, lambda p: p["s3"]["requests"])),
+            (f"requests of {read}", line(name, key, asked(read))),
+            ("requests to first byte", line(name, key, asked("first_byte"))),
+            ("peak RSS, MB", line(name, key, peak_rss)),
+            ("bucket, MB", line(name, key, lambda p: p["bucket_MB"])),
+        ]
+        pictures[f"{name}-cost"] = plots.curves(f"Requests, memory and bucket as {key} grow", "requests; MB", across, series)
+    return pictures
+
+
+FILES_NOTE = """Empty files, 1,000 to a directory, in one volume that grows. Times and requests of a row are those of what came new, until safe;
+`find` goes over all."""
+BYTES_NOTE = """Incompressible bytes in one volume that grows, with a disk cache of 2 GiB. Times and requests of a row are those of what came new."""
+FILES_HEAD = "files; create, s; us/file; requests; per 1,000 files; first byte cold, s; requests; `find`, s; us/file; requests; files/request"
+BYTES_HEAD = "GiB; write, s; s/GiB; requests/GiB; read cold, s; s/GiB; requests/GiB; first byte cold, s; requests"
 
 
 def growth(results):
-    lines = ["", "## Growth", ""]
-    files, sizes = points(results, "growth-files"), points(results, "growth-bytes")
-    if files:
-        lines += ["Empty files, 1,000 to a directory, in one volume that grows. Times and requests of a row are those of what came new, until safe;", ""]
-        lines[-2] += " `find` goes over all."
-        lines += heading(["files", "create, s", "us/file", "requests", "per 1,000 files", "first byte cold, s", "requests", "`find`, s", "us/file", "requests", "files/request", "RSS, MB", "bucket, MB", "bytes/file"])
-        for p in files:
-            found = p["find"]
-            lines.append(row([
-                f"{p['files']:,}", number(p["t"]), number(p["t"] / p["new"] * 1e6), f"{p['s3']['requests']}", number(p["s3"]["requests"] / p["new"] * 1e3),
-                number(p["first_byte"]["t"]), f"{p['first_byte']['s3']['requests']}", number(found["t"]), number(found["t"] / p["files"] * 1e6),
-                f"{found['s3']['requests']}", number(p["files"] / max(found["s3"]["requests"], 1)),
-                number(max(p["rss_write_MB"], p["rss_read_MB"])), number(p["bucket_MB"]), number(p["bucket_MB"] * 1e6 / p["files"]),
-            ]))
-    if sizes:
-        lines += ["", "Incompressible bytes in one volume that grows, with a disk cache of 2 GiB. Times and requests of a row are those of the bytes that came new.", ""]
-        lines += heading(["GiB", "write, s", "s/GiB", "requests/GiB", "read cold, s", "s/GiB", "requests/GiB", "first byte cold, s", "requests", "RSS, MB", "bucket, MB", "MB/GiB"])
-        for p in sizes:
-            new, total = p["new"] / (1 << 30), p["bytes"] / (1 << 30)
-            lines.append(row([
-                number(total), number(p["t"]), number(p["t"] / new), number(p["s3"]["requests"] / new),
-                number(p["read"]["t"]), number(p["read"]["t"] / new), number(p["read"]["s3"]["requests"] / new),
-                number(p["first_byte"]["t"]), f"{p['first_byte']['s3']['requests']}",
-                number(max(p["rss_write_MB"], p["rss_read_MB"])), number(p["bucket_MB"]), number(p["bucket_MB"] / total),
-            ]))
-    return lines if files or sizes else []
+    lines = []
+    if points(results, "growth-files"):
+        lines += ["", "## Growth: files", "", FILES_NOTE, ""]
+        lines += heading((FILES_HEAD + "; RSS, MB; bucket, MB; bytes/file").split("; "))
+        lines += [row([f"{p['files']:,}", *map(number, of_files(p))]) for p in points(results, "growth-files")]
+    if points(results, "growth-bytes"):
+        lines += ["", "## Growth: bytes", "", BYTES_NOTE, ""]
+        lines += heading((BYTES_HEAD + "; RSS, MB; bucket, MB; MB/GiB").split("; "))
+        lines += [row(map(number, of_bytes(p))) for p in points(results, "growth-bytes")]
+    return lines
+
+
+def of_files(p):
+    found, first, asked = p["find"], p["first_byte"], p["s3"]["requests"]
+    return [
+        *(p["t"], p["t"] / p["new"] * 1e6, asked, asked / p["new"] * 1e3, first["t"], first["s3"]["requests"]),
+        *(found["t"], found["t"] / p["files"] * 1e6, found["s3"]["requests"], p["files"] / max(found["s3"]["requests"], 1)),
+        *(peak_rss(p), p["bucket_MB"], p["bucket_MB"] * 1e6 / p["files"]),
+    ]
+
+
+def of_bytes(p):
+    new, total, read, first = p["new"] / GIB, p["bytes"] / GIB, p["read"], p["first_byte"]
+    return [
+        *(total, p["t"], p["t"] / new, p["s3"]["requests"] / new, read["t"], read["t"] / new, read["s3"]["requests"] / new),
+        *(first["t"], first["s3"]["requests"], peak_rss(p), p["bucket_MB"], p["bucket_MB"] / total),
+    ]
 
 
 # ---------------------------------------------------------------- CPU time, other probes
+
+
+CPU_NOTE = """Share of the daemon's samples (`perf record`), by the innermost function that tells, which for copies of the kernel is who asked
+for them. The seconds are of this measurement, with the sampling in them."""
 
 
 def cpu(results):
@@ -134,10 +158,11 @@ def cpu(results):
     steps = [(name, title) for name, title in (("seqwrite", "written"), ("seqread", "read cold")) if name in found]
     if not steps:
         return []
-    lines = ["", "## CPU time of 1 GiB", "", "Share of the daemon's samples (`perf record`), by the innermost function that tells, which for copies of the kernel is", ""]
-    lines[-2] += " who asked for them. The seconds are of this measurement, with the sampling in them."
+    lines = ["", "## CPU time of 1 GiB", "", CPU_NOTE, ""]
     lines += heading(["", *(f"{title}: {found[name]['cpu_s_per_GiB']:g} s/GiB" for name, title in steps)])
-    groups = sorted({group for name, _ in steps for group in found[name]["shares"]}, key=lambda g: (g == "rest", -found[steps[0][0]]["shares"].get(g, 0)))
+    first = found[steps[0][0]]["shares"]
+    every = {group for name, _ in steps for group in found[name]["shares"]}
+    groups = sorted(every, key=lambda group: (group == "rest", -first.get(group, 0)))
     for group in groups:
         lines.append(row([group, *(share(found[name], group) for name, _ in steps)]))
     return lines
