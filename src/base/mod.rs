@@ -5,10 +5,8 @@ mod error;
 mod ids;
 pub(crate) mod sabotage;
 mod sizes;
-mod spare;
 
 pub use clock::{Clock, SystemClock, Timestamp, since_boot};
 pub use error::ErrorKind;
 pub use ids::{BlockIndex, CommitNumber, Epoch, Inode, PackNumber, VolumeId, WriterEpoch};
 pub use sizes::{BLOCK_SIZE_DEFAULT, BlockSize, FILE_SIZE_MAX, GIB, KIB, MIB, NAME_LEN_MAX};
-pub use spare::Spare;

@@ -41,11 +41,11 @@ impl Shares {
         let requests = (memory / 16 / REQUEST_BYTES).clamp(REQUESTS_MIN, REQUESTS_MAX);
         Self {
             cache_bytes: memory / 8 * 3,
-            dirty_bytes: write.dirty_max.0.min((memory / 4).max(2 * pack)),
+            dirty_bytes: write.dirty_max.0.min((memory / 4).max(pack.saturating_mul(2))),
             packs_in_flight: packs.clamp(1, PACKS_IN_FLIGHT_MAX),
             kernel_requests: u16::try_from(requests).unwrap_or(u16::MAX),
             // A pack comes in one piece, which it shares with its upload.
-            disk_queue_bytes: (memory / 16).min(DISK_QUEUE_BYTES_MAX).max(2 * pack),
+            disk_queue_bytes: (memory / 16).min(DISK_QUEUE_BYTES_MAX).max(pack.saturating_add(MIB)),
         }
     }
 }

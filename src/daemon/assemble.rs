@@ -220,7 +220,13 @@ impl Opening<'_> {
         let place = self.plan.mountpoint.display().to_string();
         let site = self.storage.lease_site(&self.volume);
         let taken = Lease::acquire(site, &place, self.plan.takeover);
-        let (taken, tried) = tokio::join!(taken, self.storage.try_out());
+        let (taken, tried) = if self.plan.takeover {
+            // Who has it now turns read-only: not for a mount that the store then refuses.
+            let tried = self.storage.try_out().await?;
+            (taken.await, Ok(tried))
+        } else {
+            tokio::join!(taken, self.storage.try_out())
+        };
         // Kept first: it is given back whatever else went wrong.
         let taken = taken.map(|lease| self.lease.insert(lease));
         let tried = tried?;

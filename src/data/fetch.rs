@@ -28,7 +28,7 @@ use super::disk_cache::DiskCache;
 use super::flight::Ticket;
 use super::pack::{PackContext, open_chunk};
 use super::plan::{REQUEST_MAX, Run, Wanted as _, plan};
-use crate::base::{KIB, PackNumber, Spare};
+use crate::base::{KIB, PackNumber};
 use crate::crypto::Opener;
 use crate::store::object_store::{
     self, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, path::Path,
@@ -146,7 +146,6 @@ async fn from_disk(fetcher: &Arc<Fetcher>, pack: &OpenPack, tickets: Vec<Ticket>
             let sealed = file.chunk(chunk.range().start, chunk.sealed_len as usize);
             let opened = sealed.and_then(|mut sealed| {
                 let content = open_chunk(&chunk, &pack.opener, &mut sealed);
-                ticket.give_back(sealed);
                 content.ok()
             });
             match opened {
@@ -277,7 +276,7 @@ impl Download<'_> {
                 break;
             }
             if self.part.is_empty() {
-                self.part = ticket.buffer();
+                self.part = Vec::with_capacity(ticket.chunk().sealed_len as usize);
             }
             // Chunks of a run do not overlap, so `at` is never behind this one's end.
             let len = range.end.saturating_sub(*at).min(piece.len() as u64);
@@ -321,7 +320,6 @@ fn open_batch(fetcher: &Fetcher, pack: &OpenPack, batch: Vec<(Ticket, Vec<u8>)>)
         let chunk = *ticket.chunk();
         for_disk.add(chunk.range().start, &sealed);
         let outcome = open_chunk(&chunk, &pack.opener, &mut sealed);
-        ticket.give_back(sealed);
         if outcome.is_err() {
             for_disk.take_back(chunk.sealed_len as usize);
         }
@@ -333,9 +331,6 @@ fn open_batch(fetcher: &Fetcher, pack: &OpenPack, batch: Vec<(Ticket, Vec<u8>)>)
         ticket.complete(outcome);
     }
 }
-
-/// Memory of what waits for the disk. 8 MiB at most.
-static FOR_DISK: Spare = Spare::new(128 * KIB as usize, 512 * KIB as usize, 16);
 
 /// Neighbouring chunks on their way to the disk cache: one write for all.
 struct ForDisk<'a> {
@@ -358,7 +353,7 @@ impl ForDisk<'_> {
             self.offset = offset;
         }
         if self.bytes.is_empty() {
-            self.bytes = FOR_DISK.take(self.left);
+            self.bytes = Vec::with_capacity(self.left);
         }
         self.left = self.left.saturating_sub(sealed.len());
         self.bytes.extend_from_slice(sealed);
@@ -370,9 +365,11 @@ impl ForDisk<'_> {
     }
 
     fn put(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
+        let mut bytes = std::mem::take(&mut self.bytes);
         if !bytes.is_empty() {
-            self.disk.put(&self.pack.path, self.offset, FOR_DISK.lend(bytes));
+            // It counts as long as it is, while it waits.
+            bytes.shrink_to_fit();
+            self.disk.put(&self.pack.path, self.offset, bytes.into());
         }
     }
 }

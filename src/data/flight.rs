@@ -25,7 +25,6 @@ use super::DataError;
 use super::chunk::{ChunkRef, PackSeal};
 use super::memory_cache::MemoryCache;
 use super::plan::Wanted;
-use crate::base::{KIB, Spare};
 
 type Outcome = Result<Bytes, DataError>;
 type Flight = Shared<oneshot::Receiver<Outcome>>;
@@ -50,16 +49,9 @@ pub(super) enum Claim {
     Mine(Ticket, Pending),
 }
 
-/// Capacities of chunks kept for others, in bytes, and how many: 4 MiB of whole blocks.
-const SPARE_MIN: usize = 32 * KIB as usize;
-const SPARE_MAX: usize = 68 * KIB as usize;
-const SPARES_MAX: usize = 64;
-
 /// The memory cache and what is on its way into it, under one lock.
 pub(super) struct Desk {
     inner: Mutex<Inner>,
-    /// What chunks stood in that left the cache.
-    spare: Spare,
     prefetching_bytes: AtomicU64,
 }
 
@@ -84,8 +76,7 @@ impl Inner {
 impl Desk {
     pub(super) fn new(memory_bytes: u64) -> Arc<Self> {
         let inner = Inner { cache: MemoryCache::new(memory_bytes), flights: HashMap::new() };
-        let spare = Spare::new(SPARE_MIN, SPARE_MAX, SPARES_MAX);
-        Arc::new(Self { inner: Mutex::new(inner), spare, prefetching_bytes: AtomicU64::new(0) })
+        Arc::new(Self { inner: Mutex::new(inner), prefetching_bytes: AtomicU64::new(0) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -99,7 +90,8 @@ impl Desk {
 
     pub(super) fn insert(&self, chunk: ChunkRef, content: Bytes) {
         let gone = self.lock().cache.insert(chunk, content);
-        self.let_go(gone);
+        // Not under the lock.
+        drop(gone);
     }
 
     /// What a reader of `chunk` has to do, who waited for a flight `in_vain` before.
@@ -159,17 +151,6 @@ impl Desk {
         (Ticket { desk, chunk, seal: *seal, charge, flight: flight.clone(), sender }, flight)
     }
 
-    /// Frees what left the cache, or keeps its memory for the next chunk. Not under the lock.
-    fn let_go(&self, gone: Vec<Bytes>) {
-        for mut content in gone {
-            // Nobody is reading it any more. Shortened first, or its bytes would be moved.
-            if content.is_unique() {
-                content.clear();
-                self.spare.give(content.into());
-            }
-        }
-    }
-
     /// Bytes of prefetched chunks on their way.
     pub(super) fn prefetching_bytes(&self) -> u64 {
         self.prefetching_bytes.load(Relaxed)
@@ -179,11 +160,6 @@ impl Desk {
     #[cfg(test)]
     pub(super) fn nothing_in_flight(&self) -> bool {
         self.lock().flights.is_empty() && self.prefetching_bytes.load(Relaxed) == 0
-    }
-
-    #[cfg(test)]
-    pub(super) fn buffers_kept(&self) -> usize {
-        self.spare.kept()
     }
 
     /// Bytes in memory and chunks evicted since the start.
@@ -215,16 +191,6 @@ impl Ticket {
         &self.seal
     }
 
-    /// Empty memory for the chunk's sealed bytes.
-    pub(super) fn buffer(&self) -> Vec<u8> {
-        self.desk.spare.take(self.chunk.sealed_len as usize)
-    }
-
-    /// Takes back what is left of it, if anything.
-    pub(super) fn give_back(&self, sealed: Vec<u8>) {
-        self.desk.spare.give(sealed);
-    }
-
     /// Ends the flight. Content goes into the cache; an error only to those who wait now.
     pub(super) fn complete(mut self, outcome: Outcome) {
         let gone = {
@@ -235,7 +201,7 @@ impl Ticket {
                 Err(_) => Vec::new(),
             }
         };
-        self.desk.let_go(gone);
+        drop(gone);
         if let Some(sender) = self.sender.take() {
             // Nobody may be waiting: a prefetch, or a reader that was cancelled.
             let _ = sender.send(outcome);

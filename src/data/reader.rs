@@ -18,6 +18,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::select_ok;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -83,8 +85,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// One chunk of a read.
 enum Got {
     Ready(Bytes),
-    /// Fetched for this reader.
-    Mine(Pending),
+    /// Fetched for this reader; what was waited for in vain may still come first.
+    Mine(Pending, Option<Pending>),
     /// Fetched for others, or ahead.
     Others(Pending),
 }
@@ -114,11 +116,13 @@ impl BlockReader {
             None => DiskCache::off(),
         };
         let fetcher = Fetcher::new(store, context, disk, requests_max, runtime);
+        // On their way they are in no cache.
+        let prefetch_bytes_max = PREFETCH_BYTES_MAX.min(config.memory_bytes / 4);
         Self {
             fetcher: Arc::new(fetcher),
-            desk: Desk::new(config.memory_bytes),
+            desk: Desk::new(config.memory_bytes - prefetch_bytes_max),
             requests_max,
-            prefetch_bytes_max: PREFETCH_BYTES_MAX.min(config.memory_bytes / 2),
+            prefetch_bytes_max,
             window_max: config.memory_bytes / 8,
         }
     }
@@ -166,7 +170,11 @@ impl BlockReader {
                 for (index, got) in got {
                     contents[index] = match got {
                         Got::Ready(content) => content,
-                        Got::Mine(pending) => pending.wait().await?,
+                        Got::Mine(pending, None) => pending.wait().await?,
+                        Got::Mine(pending, Some(before)) => {
+                            let both = [pending.wait().boxed(), before.wait().boxed()];
+                            select_ok(both).await?.0
+                        }
                         Got::Others(pending) => {
                             match timeout_at(until, pending.clone().wait()).await {
                                 Ok(Ok(content)) => content,
@@ -202,7 +210,7 @@ impl BlockReader {
                 Claim::Pending(pending) => Got::Others(pending),
                 Claim::Mine(ticket, pending) => {
                     mine.push(ticket);
-                    Got::Mine(pending)
+                    Got::Mine(pending, in_vain)
                 }
             };
             (index, got)
@@ -280,11 +288,6 @@ impl BlockReader {
     /// No fetch runs and nothing is counted as prefetching.
     pub(super) fn nothing_in_flight(&self) -> bool {
         self.desk.nothing_in_flight()
-    }
-
-    /// Buffers kept for chunks to come.
-    pub(super) fn buffers_kept(&self) -> usize {
-        self.desk.buffers_kept()
     }
 
     /// Nothing waits to be written to disk.

@@ -9,7 +9,7 @@
 //! bucket before its batch is applied; nobody is told of a commit before the
 //! flush. A step that fails is tried again until it succeeds, or never can: a newer
 //! writer holds the volume, the engine has stopped or refuses the batch. What was accepted
-//! is kept in memory, and those who wait give up by their own deadlines.
+//! is kept in memory, and those who wait give up once nothing has moved for the deadline.
 //! Damaged records of one file do not keep the rest from being committed.
 
 use std::sync::Arc;
@@ -97,8 +97,8 @@ impl Inner {
         loop {
             match self.try_commit(number).await {
                 Ok(()) => {
-                    self.finish(number);
                     self.lock().note_commit(number, bytes, began);
+                    self.finish(number);
                     self.succeeded();
                     return;
                 }
@@ -216,7 +216,7 @@ impl Inner {
 
 impl Core {
     fn note_commit(&mut self, number: CommitNumber, bytes: u64, began: Instant) {
-        let is_wanted = self.wanted >= number;
+        let is_wanted = self.waited_for >= number;
         self.pace.committed(bytes, began.elapsed(), is_wanted, Instant::now());
     }
 
@@ -294,6 +294,14 @@ impl Inner {
             Ok(committed) if committed >= target => Ok(()),
             _ => Err(self.lock().ended.clone().unwrap_or_else(fenced)),
         }
+    }
+
+    /// As [`want_commit`](Self::want_commit), for a program that stands still until then.
+    pub fn wait_for_commit(&self) -> Result<Option<CommitNumber>, FsError> {
+        let target = self.want_commit()?;
+        let mut core = self.lock();
+        core.waited_for = core.waited_for.max(target.unwrap_or_default());
+        Ok(target)
     }
 
     /// Asks for a commit of all that is dirty; gives its number, `None` if nothing is.

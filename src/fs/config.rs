@@ -14,7 +14,7 @@ const RECORD_CACHE_BYTES_MIN: u64 = 4 * MIB;
 pub struct FsConfig {
     /// A change is committed after this long at the latest, if the store takes it.
     pub commit_interval: Duration,
-    /// Bytes that may wait to be committed; writers wait when there are more.
+    /// Bytes that may wait to be committed: content up to four fifths, the rest is for small changes. Writers wait when there are more.
     pub dirty_bytes_max: u64,
     /// Bytes of content that the volume may hold; without it as many as the store takes.
     pub quota_bytes: Option<u64>,

@@ -6,7 +6,7 @@ use super::core::{Attempt, Core, Tx};
 use super::neighbours::SMALL_FILE_BLOCKS;
 use super::{Allocate, CopyRange, FsError, WriteOrigin};
 use crate::base::sabotage::{Bug, seeded};
-use crate::base::{BlockIndex, ErrorKind, FILE_SIZE_MAX, Inode, KIB, Spare};
+use crate::base::{BlockIndex, ErrorKind, FILE_SIZE_MAX, Inode};
 use crate::data::{BlockChange, ChunkRef, Extents, PackSeal, Piece, Span};
 use crate::format::{FileKind, InodeRecord, Key, Page, Place, page_of};
 
@@ -31,9 +31,6 @@ pub(super) struct ReadPlan {
     /// Where in the answer, how many bytes, from where.
     pub parts: Vec<(usize, usize, Source)>,
 }
-
-/// Memory of answers, of the sizes that the kernel asks for. 4 MiB at most.
-static ANSWERS: Spare = Spare::new(64 * KIB as usize, 256 * KIB as usize, 16);
 
 impl ReadPlan {
     /// The chunks that are needed, each as often as it is used.
@@ -66,12 +63,11 @@ impl ReadPlan {
             }
             parts.push((at, bytes));
         }
-        let mut answer = ANSWERS.take(self.len);
-        answer.resize(self.len, 0);
+        let mut answer = vec![0; self.len];
         for (at, bytes) in parts {
             answer[at..at + bytes.len()].copy_from_slice(&bytes);
         }
-        Ok(ANSWERS.lend(answer))
+        Ok(answer.into())
     }
 }
 
@@ -322,7 +318,8 @@ impl Tx<'_> {
 
     /// Shares blocks instead of copying bytes; gives back how many bytes it did.
     pub fn copy_range(&mut self, range: CopyRange) -> Attempt<u64> {
-        self.change()?;
+        // What is in memory alone is copied.
+        self.change_content(range.len)?;
         let source = self.file(range.from, Some(0))?;
         let wanted = range.len.min(COPY_BYTES_MAX);
         let len = wanted.min(source.size.saturating_sub(range.from_offset));

@@ -44,6 +44,8 @@ pub(super) enum Stop {
     Load(Key),
     /// Too much is waiting to be committed.
     Room,
+    /// The quota has no room, but may have once what waits is committed.
+    Space,
 }
 
 /// The result of one attempt at an operation.
@@ -96,6 +98,8 @@ pub(super) struct Core {
     pub committed: CommitNumber,
     /// Groups up to this one are to be committed without waiting for more.
     pub wanted: CommitNumber,
+    /// Groups up to this one are waited for by programs.
+    pub waited_for: CommitNumber,
     pub cache: RecordCache,
     pub loading: Loading,
     /// Block map pages with inline bytes, to be moved to a pack some day.

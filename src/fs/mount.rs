@@ -126,6 +126,7 @@ impl FileSystem {
             committing: None,
             committed: counters.commit,
             wanted: CommitNumber(0),
+            waited_for: CommitNumber(0),
             cache: RecordCache::new(parts.config.record_cache_bytes as usize),
             loading: Loading::default(),
             inline_pages: BTreeSet::new(),

@@ -416,7 +416,7 @@ impl From<Stop> for FsError {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::Fail(error) => error,
-            Stop::Load(_) | Stop::Room => Self::Io {
+            Stop::Load(_) | Stop::Room | Stop::Space => Self::Io {
                 message: "an operation stopped where it cannot be resumed".into(),
                 kind: ErrorKind::Bug,
             },

@@ -213,7 +213,7 @@ impl FileSystem {
     /// On `Ok`, everything before the call is in the bucket: of this inode and of all others, but
     /// for files that lost bytes.
     pub fn fsync(&self, inode: Inode) -> Outcome<()> {
-        match self.inner.want_commit() {
+        match self.inner.wait_for_commit() {
             Ok(None) => return Outcome::Ready(self.inner.check_not_lost(inode)),
             Err(error) => return Outcome::Ready(Err(error)),
             Ok(Some(_)) => {}

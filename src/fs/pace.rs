@@ -21,6 +21,8 @@ const WAIT: Duration = Duration::from_millis(400);
 const LONGEST: Duration = Duration::from_secs(20);
 /// The bound before anything is known of the line, unless packs are larger.
 const BEGIN: u64 = 32 * MIB;
+/// A store that takes longer to answer is in trouble, not far away.
+const ANSWERS_MAX: Duration = Duration::from_secs(2);
 /// How long after somebody has waited for a commit others are expected to.
 const EXPECTED: Duration = Duration::from_secs(10);
 /// A small change finds room beyond the bound for content, up to this part of it more: a file that is streamed must not hold up another
@@ -35,6 +37,8 @@ pub(super) struct Pace {
     min: u64,
     max: u64,
     bound: u64,
+    /// What a commit takes however little there is: the shortest one of few bytes.
+    answers: Option<Duration>,
     /// When somebody last waited for a commit.
     waited: Option<Instant>,
 }
@@ -48,6 +52,7 @@ impl Pace {
             min: (pack_bytes / 4).min(max),
             max,
             bound: max.min(BEGIN.max(2 * pack_bytes)),
+            answers: None,
             waited: None,
         }
     }
@@ -67,10 +72,12 @@ impl Pace {
         if is_wanted {
             self.waited = Some(now);
         }
-        // So little tells of the store's answers, not of the line.
         if bytes < self.min {
+            // So little tells of the store's answers, not of the line.
+            self.answers = Some(self.answers.map_or(took, |least| least.min(took)));
             return;
         }
+        let took = took.saturating_sub(self.answers.unwrap_or_default().min(ANSWERS_MAX));
         let is_expected =
             self.waited.is_some_and(|at| now.saturating_duration_since(at) < EXPECTED);
         let may_take = if is_expected { WAIT } else { LONGEST };
@@ -155,5 +162,16 @@ mod tests {
         assert_eq!(pace.bound(), 32 * MIB);
         pace.committed(32 * MIB, Duration::from_hours(1), true, Instant::now());
         assert_eq!(pace.bound(), 4 * MIB);
+    }
+
+    #[test]
+    fn a_distant_store_on_a_fast_line_is_no_slow_line() {
+        let mut pace = Pace::new(PACK, MAX);
+        let (now, answers) = (Instant::now(), Duration::from_millis(450));
+        pace.committed(4096, answers, true, now);
+        for _ in 0..10 {
+            pace.committed(pace.bound(), answers + Duration::from_millis(50), true, now);
+        }
+        assert_eq!(pace.bound_of_small(), MAX);
     }
 }

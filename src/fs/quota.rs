@@ -53,7 +53,7 @@ impl Tx<'_> {
         }
         // Committed, it may turn out to be less.
         core.wanted = core.wanted.max(core.open.number);
-        Err(Stop::Room)
+        Err(Stop::Space)
     }
 
     fn has_room(&mut self, more: u64) -> bool {

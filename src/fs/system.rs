@@ -289,18 +289,24 @@ impl Inner {
         mut operation: impl FnMut(&mut Tx<'_>) -> Attempt<T> + Send,
         mut stop: Stop,
     ) -> Result<T, FsError> {
+        let until = TokioInstant::now() + self.config.deadline;
         loop {
             match stop {
                 Stop::Fail(error) => return Err(error),
-                Stop::Load(key) => self.load(&key).await?,
-                Stop::Room => {
+                // Others may free some, and write it full again, for ever.
+                Stop::Space if TokioInstant::now() >= until => return Err(FsError::NoSpace),
+                // Nothing that moves elsewhere brings it.
+                Stop::Load(key) => tokio::time::timeout(self.config.deadline, self.load(&key))
+                    .await
+                    .unwrap_or_else(|_| Err(self.unanswered()))?,
+                Stop::Room | Stop::Space => {
                     let room = self.room.notified();
                     tokio::pin!(room);
                     room.as_mut().enable();
                     self.commit_wanted.notify_one();
                     self.pack_wanted.notify_one();
                     match self.attempt(&mut operation) {
-                        Err(Stop::Room) => room.await,
+                        Err(Stop::Room | Stop::Space) => room.await,
                         Ok(result) => return Ok(result),
                         Err(other) => {
                             stop = other;
@@ -493,6 +499,11 @@ impl Inner {
                 break;
             }
         }
+        Err(self.unanswered())
+    }
+
+    /// The store has not answered, or taken anything, within the deadline.
+    fn unanswered(&self) -> FsError {
         let cause = self.last_failure().map(|cause| format!(" ({cause})")).unwrap_or_default();
         let message = format!(
             "not done within {} s{cause}; what was written is kept in memory and tried again: \
@@ -502,6 +513,6 @@ impl Inner {
         let error = FsError::Io { message, kind: ErrorKind::Retry };
         // A store that is silent lets no step of a commit fail for long: status shall say so.
         self.waited_in_vain(&error);
-        Err(error)
+        error
     }
 }

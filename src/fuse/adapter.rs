@@ -64,7 +64,7 @@ impl Adapter {
             runtime,
             state,
             view: View::new(options),
-            background: options.background.max(4),
+            background: options.background,
             writeback: options.caching == Caching::WriteBack && !options.read_only,
             keep_cache: options.caching != Caching::Follow,
             invalidator,

@@ -269,18 +269,22 @@ async fn reader_asks_for_himself_where_what_is_read_ahead_stands_still() {
     assert_eq!(store.gets(), 2);
 }
 
-#[tokio::test]
-async fn memory_of_compressed_chunks_is_used_again() {
-    let context = context(Compression::default());
-    let half = |seed| [&noise(seed, BLOCK * 2 / 3)[..], &vec![0; BLOCK / 3]].concat();
-    let contents: Vec<Bytes> = (0..20).map(|seed| half(seed).into()).collect();
+/// The request ahead is answered after the reader has asked for himself, and his own never is.
+#[tokio::test(start_paused = true)]
+async fn what_was_waited_for_in_vain_serves_when_it_comes_first() {
+    let context = context(Compression::None);
+    let contents = blocks(4);
     let built = pack(&context, PACK, &contents);
     let store = store_with(&[&built]).await;
     let reader = reader(&store, &context, config());
     let refs = refs(&built);
-    assert!(refs.iter().all(|(chunk, _)| chunk.compressed));
-    assert_eq!(reader.read(&refs).await.unwrap(), contents);
-    assert_eq!(reader.buffers_kept(), 20);
+    store.close_gate();
+    reader.prefetch(refs.clone());
+    let reading = tokio::spawn(reader.read(&refs));
+    until(|| store.gets() == 2).await;
+    store.let_through(1);
+    let read = tokio::time::timeout(std::time::Duration::from_mins(1), reading).await;
+    assert_eq!(read.expect("waits for his own").unwrap().unwrap(), contents);
 }
 
 #[tokio::test]
@@ -430,7 +434,7 @@ async fn prefetch_is_bounded_and_never_repeats_what_is_here() {
     let built = pack(&context, PACK, &contents);
     let store = store_with(&[&built]).await;
     store.close_gate();
-    let reader = reader(&store, &context, ReaderConfig { memory_bytes: 2 * MIB, ..config() });
+    let reader = reader(&store, &context, ReaderConfig { memory_bytes: 4 * MIB, ..config() });
     let refs = refs(&built);
     reader.prefetch(refs.clone());
     assert_eq!(reader.stats().prefetched, 15);

@@ -128,7 +128,12 @@ impl CountingStore {
     }
 
     pub(super) fn open_gate(&self) {
-        self.gate.add_permits(1000);
+        self.let_through(1000);
+    }
+
+    /// So many of those that wait go on, in their order.
+    pub(super) fn let_through(&self, count: usize) {
+        self.gate.add_permits(count);
     }
 
     /// Flips one bit of an object.

@@ -185,11 +185,15 @@ impl Ahead {
         Ok(put)
     }
 
-    /// How many manifests were listed.
-    pub(super) fn manifests(&self) -> usize {
+    /// How many manifests were listed that are at least this old.
+    pub(super) fn manifests_older(&self, than: Duration) -> usize {
         let directory = Some(Path::from(format!("{PATH}/manifest")));
         match &self.state().phase {
-            Phase::Looking(answers) => answers.lists.get(&directory).map_or(0, Vec::len),
+            Phase::Looking(answers) => {
+                let listed = answers.lists.get(&directory).into_iter().flatten();
+                let age = |found: &&ObjectMeta| (chrono::Utc::now() - found.last_modified).to_std();
+                listed.filter(|found| age(found).is_ok_and(|age| age > than)).count()
+            }
             _ => 0,
         }
     }

@@ -282,7 +282,8 @@ async fn run(
     }
     loop {
         let ended = parts.compact(&mut stop).await;
-        if *stop.borrow() {
+        // Also where nobody is left who could stop it.
+        if *stop.borrow() || stop.has_changed().is_err() {
             return;
         }
         let Err(error) = ended else { continue };

@@ -259,7 +259,7 @@ impl SlateLook {
             admin.read_manifest(None),
             admin.read_compactions(None)
         );
-        if ahead.manifests() > settings::GC_MANIFESTS_MAX {
+        if ahead.manifests_older(settings::TABLE_AGE_MIN) > settings::GC_MANIFESTS_MAX {
             clock.collect_at_once();
         }
         if let Ok(Some(compactions)) = compactions {

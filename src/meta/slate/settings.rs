@@ -108,10 +108,10 @@ const WORKER_HEARTBEAT: Duration = Duration::from_secs(5);
 pub(super) const GC_INTERVAL: Duration = Duration::from_hours(1);
 /// How long a mount has the line for itself before what happens in the background begins.
 pub(super) const GC_START: Duration = Duration::from_mins(1);
-/// With so many manifests it begins at once: mounts shorter than that would never get rid of any.
+/// With so many manifests that it may delete it begins at once: mounts shorter than that would never get rid of any.
 pub(super) const GC_MANIFESTS_MAX: usize = 128;
 /// Tables and manifests stay a day after they were made: longer than any clock is off. For followers see `reader`.
-const TABLE_AGE_MIN: Duration = Duration::from_hours(24);
+pub(super) const TABLE_AGE_MIN: Duration = Duration::from_hours(24);
 /// Log objects stay an hour after they were written out as tables, for followers that replay them.
 const LOG_AGE_MIN: Duration = Duration::from_hours(1);
 /// Largest table that compaction writes.
