@@ -82,7 +82,8 @@ lose_machine
 mount_volume
 
 reset
-[ "$(ls -lR "$mnt/small" | grep -c '^-')" -eq $SMALL ] || fail "not all $SMALL files are listed"
+listed=$(ls -lR "$mnt/small")
+[ "$(grep -c '^-' <<<"$listed")" -eq $SMALL ] || fail "not all $SMALL files are listed"
 listing=$(requests all)
 say "ls -lR of $SMALL files cold: $listing requests, $(by_operation)"
 reset
